@@ -1,0 +1,126 @@
+"""Checkpoints: one file of plain data that holds all there is of a run, read with `weights_only=True` alone."""
+
+from __future__ import annotations
+
+import platform
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import DataError, UsageError, __version__
+from .config import TrainConfig
+from .console import printable
+from .files import replacing
+from .models import build_critic, build_generator, parameter_count
+
+FORMAT = 1  # raised when an older version could not read a new file
+KEYS = {
+    "format": int,
+    "config": dict,  # TrainConfig.as_dict()
+    "step": int,  # generator updates done
+    "generator": dict,  # state dicts
+    "critic": dict,
+    "ema": (dict, type(None)),  # the generator's weights averaged over the steps, where --ema asks for it
+    "optimizer_generator": dict,
+    "optimizer_critic": dict,
+    "rng": dict,  # device type, and the generator's state
+    "data": dict,  # fingerprint, count of images, batches taken
+    "versions": dict,
+}
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all. Equal content gives equal bytes."""
+    with replacing(path) as file:
+        torch.save({"format": FORMAT, **content, "versions": versions()}, file)
+
+
+def versions() -> dict[str, str]:
+    return {
+        "wgan": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
+    """A checkpoint's content, on the CPU, and its settings. Nothing in the file is ever executed.
+
+    Raises DataError for anything but a checkpoint that this version can read.
+    """
+    name = printable(str(path))
+    try:
+        if not zipfile.is_zipfile(path):
+            raise DataError(
+                f"{name}: not a checkpoint of wgan, or one that was cut short; train writes them as ckpt.pt"
+            )
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise DataError(
+            f"{name}: holds more than plain data, as no checkpoint of wgan does; refused, nothing was run"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{name}: {error.strerror}") from None
+    except (RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{name}: damaged ({str(error).splitlines()[0]}); take an older copy or train again") from None
+    if not isinstance(content, dict) or "format" not in content:
+        raise DataError(f"{name}: not a checkpoint of wgan; those of other tools cannot be read")
+    if content["format"] != FORMAT:
+        raise DataError(f"{name}: of format {content['format']}; wgan {__version__} reads format {FORMAT}")
+    wrong = [key for key, kind in KEYS.items() if not isinstance(content.get(key, ...), kind)]
+    if wrong:
+        raise DataError(f"{name}: damaged, nothing usable under {', '.join(wrong)}")
+    try:
+        return content, TrainConfig.from_dict(content["config"])
+    except (UsageError, TypeError) as error:
+        raise DataError(f"{name}: its settings make no run ({error})") from None
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, in plain figures."""
+    content, config = load(path)
+    return {
+        "checkpoint": str(path),
+        "step": content["step"],
+        "sample_shape": config.shape,
+        "generator_parameters": parameter_count(restore(build_generator, config, content["generator"], path)),
+        "critic_parameters": parameter_count(restore(build_critic, config, content["critic"], path)),
+        **{f"data_{name}": value for name, value in content["data"].items()},
+        **{f"written_by_{name}": value for name, value in content["versions"].items()},
+        **config.as_dict(),
+    }
+
+
+def load_generator(path: str | Path, device: torch.device, raw: bool = False) -> tuple[nn.Module, TrainConfig]:
+    """The generator ready to sample: averaged weights if the run kept them, those of the last step if `raw`."""
+    content, config = load(path)
+    weights = content["generator"] if raw or content["ema"] is None else content["ema"]
+    return restore(build_generator, config, weights, path).to(device).eval(), config
+
+
+def load_critic(path: str | Path, device: torch.device) -> tuple[nn.Module, TrainConfig]:
+    """The critic ready to score, with the batch statistics of training."""
+    content, config = load(path)
+    return restore(build_critic, config, content["critic"], path).to(device).eval(), config
+
+
+def restore(
+    build: Callable[[TrainConfig], nn.Module], config: TrainConfig, weights: Mapping[str, Tensor], path: str | Path
+) -> nn.Module:
+    """A network with the given weights. It takes no memory of its own, whatever size the settings claim."""
+    with torch.device("meta"):
+        module = build(config)
+    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
+    found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+    if expected != found:
+        wrong = sorted({str(name) for name, _ in expected.items() ^ found.items()})
+        raise DataError(f"{printable(str(path))}: weights that do not fit its settings: {', '.join(wrong[:3])}")
+    module.load_state_dict(weights, assign=True)
+    return module

@@ -1,0 +1,489 @@
+"""The command line: each command parses, builds what it needs, makes one call and prints.
+
+torch takes over a second to import, so the modules that need it are imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from . import DataError, StoppedError, UsageError, WganError, __version__
+from .config import ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, TrainConfig, resolve
+from .console import Console, printable
+from .files import check_writable
+from .variants import VARIANTS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def main() -> NoReturn:
+    """Run the command line, and end with the documented exit code whatever happens."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        code = cli.main(prog_name="wgan", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        code = 128 + signal.SIGPIPE
+    except (KeyboardInterrupt, click.Abort):
+        code = 128 + signal.SIGINT
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        code = _show(error)
+    sys.exit(code or 0)
+
+
+def _show(error: Exception) -> int:
+    """Say what went wrong in a line or two; the exit code for it."""
+    console = Console()
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+    elif isinstance(error, click.UsageError):
+        console.error(error.format_message())
+        console.row(f"Try `{error.ctx.command_path if error.ctx else 'wgan'} -h`.")
+    elif isinstance(error, click.ClickException):
+        console.error(error.format_message())
+    elif isinstance(error, WganError):
+        console.error(str(error))
+    elif isinstance(error, OSError) and error.strerror:
+        console.error(f"{printable(str(error.filename))}: {error.strerror}" if error.filename else error.strerror)
+    else:
+        console.error(f"{type(error).__name__}: {printable(str(error))} (--debug shows where)")
+    return getattr(error, "exit_code", 1)
+
+
+# ---- Options that several commands share
+
+
+def _talk_options(command: Command) -> Command:
+    for option in (
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+        click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
+        click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    ):
+        command = option(command)
+    return command
+
+
+_device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
+_null_option = click.option("-0", "--null", is_flag=True, help="Paths on stdin end with NUL, as of find -print0.")
+
+
+def _checkpoint_argument(required: bool = True) -> Callable[[Command], Command]:
+    """CKPT: a checkpoint, or a run folder, which stands for its newest checkpoint."""
+    return click.argument(
+        "checkpoint",
+        type=click.Path(exists=True, path_type=Path),
+        metavar="CKPT" if required else "[CKPT]",
+        required=required,
+        callback=lambda ctx, param, path: _in_run(path),
+    )
+
+
+def _in_run(path: Path | None) -> Path | None:
+    if path is None or not path.is_dir():
+        return path
+    if not (path / "ckpt.pt").exists():
+        raise UsageError(f"{printable(str(path))}: a folder without a ckpt.pt; name a checkpoint or a run folder")
+    return path / "ckpt.pt"
+
+
+def _setting(name: str, **attributes: Any) -> Callable[[Command], Command]:
+    """An option for a field of TrainConfig. The default stays there or in the variants; the help shows it."""
+    if "default" not in attributes["help"]:
+        attributes["help"] += f"  [default: {_default_of(name)}]"
+    return click.option("--" + name.replace("_", "-"), name, default=None, **attributes)
+
+
+def _default_of(name: str) -> str:
+    papers = {variant: record.defaults[name] for variant, record in VARIANTS.items() if name in record.defaults}
+    if not papers:
+        return _plain(next(f.default for f in fields(TrainConfig) if f.name == name))
+    return ", ".join(f"{variant} {_plain(value)}" for variant, value in papers.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return ",".join(_plain(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+class _Betas(click.ParamType):
+    name = "B1,B2"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not two numbers such as 0.5,0.9.", param, ctx)
+
+
+class _Duration(click.ParamType):
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", value)
+        if not value or not match:
+            self.fail(f"{value!r} is not a time such as 90s, 30m or 1h30m.", param, ctx)
+        hours, minutes, seconds = (float(part or 0) for part in match.groups())
+        return 3600 * hours + 60 * minutes + seconds
+
+
+# ---- Commands
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        try:
+            torch = version("torch")
+        except PackageNotFoundError:
+            torch = "missing"
+        click.echo(f"wgan {__version__}, torch {torch}, Python {platform.python_version()}")
+        ctx.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "WGAN"})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """\b
+    wgan train --data ./imgs --variant gp -o run/     train; prints run/ckpt.pt when done
+    wgan sample run/ckpt.pt -n 64 -o grid.png         draw samples
+    wgan critic-score run/ckpt.pt imgs/ | sort -g     rank images by the critic
+    wgan info run/                                    what a checkpoint holds
+
+    Train a Wasserstein GAN on images, sample from it, rank images by its critic.
+
+    Results go to stdout, talk to stderr. Every option can come from the environment: WGAN_TRAIN_LR is
+    --lr of train.
+
+    \b
+    Exit codes: 0 done · 1 other error · 2 usage · 3 bad data or checkpoint · 4 training diverged
+                75 stopped by --time-limit · 130, 143 stopped by SIGINT, SIGTERM · 141 pipe closed
+    """
+
+
+@cli.command(short_help="Train on a folder of images; prints the checkpoint's path.")
+@click.option("--data", required=True, help="Folder, .zip, .npy, .npz, idx file, `-` for paths on stdin, or toy:NAME.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Run folder.  [default: wgan-VARIANT]")
+@_null_option
+@_setting("variant", type=click.Choice(list(VARIANTS)), help="The system to train.")
+@_setting("arch", type=click.Choice(ARCHS), help="Generator and critic.")
+@_setting("steps", type=int, help="Generator updates.")
+@_setting("batch", type=int, help="Images in a batch.")
+@_setting("size", type=int, help="Side in pixels.  [default: from the images, at most 64]")
+@_setting("channels", type=click.Choice(["1", "3", "4"]), help="Channels.  [default: as most images have them]")
+@_setting("fit", type=click.Choice(FITS), help="How an image becomes square.")
+@_setting("flip", is_flag=True, help="Mirror half of the images.  [default: no]")
+@click.option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")
+@_setting("latent", type=int, help="Dimensions of the latent.")
+@_setting("width", type=int, help="Feature maps or hidden units.  [default: dcgan 64, mlp 512]")
+@_setting("n_critic", type=int, help="Critic steps before each generator step.")
+@_setting("critic_norm", type=click.Choice(CRITIC_NORMS), help="Normalisation in the critic; mlp: none.")
+@_setting("optimizer", type=click.Choice(OPTIMIZERS), help="Of both networks.")
+@_setting("lr", type=float, help="Learning rate.")
+@_setting("betas", type=_Betas(), help="Of adam.")
+@_setting("clip", type=float, help="Critic weights stay in [-CLIP, CLIP].")
+@_setting("gp_weight", type=float, help="Weight of the gradient penalty.")
+@_setting("instance_noise", type=float, metavar="SIGMA", help="Noise on the critic's input, falling to 0.")
+@_setting("ema", type=float, help="Decay of the generator's averaged weights; 0 keeps none.")
+@_setting("precision", type=click.Choice(PRECISIONS), help="Arithmetic of the networks.")
+@_device_option
+@_setting("seed", type=int, help="Of all random numbers.")
+@_setting("log_every", type=int, metavar="STEPS", help="Between lines of metrics.jsonl.")
+@_setting("save_every", type=int, metavar="STEPS", help="Between checkpoints.")
+@_setting("keep", type=int, metavar="N", help="Numbered checkpoints to keep beside the newest.")
+@_setting("sample_every", type=int, metavar="STEPS", help="Between sample grids.")
+@click.option("--time-limit", type=_Duration(), help="Save and exit 75 after this time, as in 30m.")
+@click.option("--force", is_flag=True, help="Start anew in a folder that holds another run.")
+@click.option("--dry-run", is_flag=True, help="Show each setting and where it comes from, and exit.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON.")
+@_talk_options
+@click.pass_context
+def train(
+    ctx: click.Context,
+    data: str,
+    out: Path | None,
+    null: bool,
+    skip_bad: bool,
+    device: str,
+    time_limit: float | None,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    debug: bool,
+    **settings: Any,
+) -> None:
+    """\b
+    wgan train --data ./imgs
+    wgan train --data digits.zip --variant clip --steps 5000 -o run/
+    find . -name '*.jpg' | wgan train --data - --size 128 --fit pad
+    wgan train --data toy:25gaussians --variant ns --steps 20000
+
+    Train a generator and a critic; prints the path of the checkpoint.
+
+    The same command again goes on where it stopped, or does nothing when all steps are done. The run
+    folder gets ckpt.pt, config.json, metrics.jsonl, samples/ and, with matplotlib, curve.png.
+    """
+    console = Console(quiet=quiet, verbose=verbose)
+    chosen = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    given = {name: value for name, value in settings.items() if ctx.get_parameter_source(name) in chosen}
+    if "channels" in given:
+        given["channels"] = int(given["channels"])
+    if as_json and not dry_run:
+        raise click.UsageError("--json goes with --dry-run", ctx)
+    # A wrong setting is found here, before torch is imported and the data looked at.
+    points = {"size": 0, "channels": 2} if data.startswith("toy:") else {}
+    config, _ = resolve({name: value for name, value in given.items() if value != "auto"}, points)
+    out = out or Path(f"wgan-{config.variant}")
+    check_writable(out, "-o")
+
+    from .data import open_source, prepare, probe
+    from .models import native_precision, pick_device
+
+    where = pick_device(device)
+    if given.get("precision") == "auto":
+        given["precision"] = native_precision(where)
+    source = open_source(data, sys.stdin.buffer, null)
+    config, origins = resolve(given, probe(source, console))
+    if dry_run:
+        _print_settings(ctx, config, origins, as_json)
+        return
+    dataset = prepare(source, config, skip_bad, console)
+
+    from .train import train
+
+    try:
+        click.echo(train(config, dataset, out, where, console, time_limit, force))
+    except StoppedError as stop:
+        again = shlex.join(["wgan", *(word for word in sys.argv[1:] if word != "--force")])
+        raise StoppedError(f"{stop}\nTo go on: {again}", stop.exit_code) from None
+    console.notice(f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png")
+
+
+def _print_settings(ctx: click.Context, config: TrainConfig, origins: dict[str, str], as_json: bool) -> None:
+    for name in origins:
+        if origins[name] == "given":
+            source = ctx.get_parameter_source(name)
+            origins[name] = "environment" if source == ParameterSource.ENVIRONMENT else "flag"
+    values = config.as_dict()
+    if as_json:
+        click.echo(json.dumps({name: {"value": values[name], "from": origins[name]} for name in values}, indent=2))
+        return
+    for name, value in values.items():
+        click.echo(f"{name:15} {_plain(value):12} {origins[name]}")
+
+
+@cli.command(short_help="Draw samples from a checkpoint.")
+@_checkpoint_argument()
+@click.option("-n", "--count", type=click.IntRange(1), help="Number of samples.  [default: 64]")
+@click.option(
+    "-o",
+    "--out",
+    default="samples.png",
+    show_default=True,
+    help="FILE.png (a grid), DIR/ (a file each), FILE.npz, FILE.npy or `-`.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the latents.")
+@click.option("--index", type=click.IntRange(0), help="Begin with this image of the seed; alone, draw only it.")
+@click.option(
+    "--interpolate",
+    type=click.IntRange(2),
+    metavar="STEPS",
+    help="Walk from each of the N latents to the next, a row a pair.  [N: 9]",
+)
+@click.option(
+    "--truncation", type=click.FloatRange(0, min_open=True), help="Draw latents again beyond this many deviations."
+)
+@click.option("--raw", is_flag=True, help="Weights of the last step, not their average.")
+@click.option("--nrow", type=click.IntRange(1), help="Images in a row of the grid.")
+@_device_option
+@_talk_options
+def sample(
+    checkpoint: Path,
+    count: int | None,
+    out: str,
+    seed: int,
+    index: int | None,
+    interpolate: int | None,
+    truncation: float | None,
+    raw: bool,
+    nrow: int | None,
+    device: str,
+    quiet: bool,
+    verbose: bool,
+    debug: bool,
+) -> None:
+    """\b
+    wgan sample run/ckpt.pt                                    64 images in samples.png
+    wgan sample run/ckpt.pt -n 1000 --seed 7 -o faces/         a PNG each
+    wgan sample run/ckpt.pt -n 50000 -o samples.npz            an array [N, H, W, C]
+    wgan sample run/ckpt.pt -n 16 -o - | display
+
+    Draw samples from a checkpoint; prints the path written.
+
+    Image i of a seed is the same whatever the number of images or the form they are written in.
+    """
+    if out == "-" and sys.stdout.isatty():
+        raise UsageError("-o - writes a PNG to standard output, which is a terminal; name a file or pipe it on")
+    if out != "-":
+        check_writable(Path(out), "-o")
+    first = index or 0
+    count = count or (1 if index is not None else 9 if interpolate else 64)
+    if interpolate and count < 2:
+        raise UsageError(f"--interpolate {interpolate}: needs -n 2 or more latents to walk between, not {count}")
+
+    from . import sample as sampling
+    from .checkpoint import load_generator
+    from .models import pick_device
+
+    generator, config = load_generator(checkpoint, pick_device(device), raw)
+    rows = sampling.latents(seed, range(first, first + count), config.latent, truncation)
+    if interpolate:
+        rows, first, nrow = sampling.interpolate(rows, interpolate), 0, nrow or interpolate
+    stdout = sys.stdout.buffer if out == "-" else None
+    sampling.write_samples(generator, rows, out, first=first, seed=seed, columns=nrow, stdout=stdout)
+    if out != "-":
+        click.echo(out)
+
+
+@cli.command("critic-score", short_help="Rank images by a checkpoint's critic.")
+@_checkpoint_argument()
+@click.argument("paths", nargs=-1, metavar="PATHS...")
+@_null_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--summary", is_flag=True, help="Add the means on these images and on as many samples, and their difference."
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the summary's samples."
+)
+@_device_option
+@_talk_options
+def critic_score(
+    checkpoint: Path,
+    paths: tuple[str, ...],
+    null: bool,
+    as_json: bool,
+    summary: bool,
+    seed: int,
+    device: str,
+    quiet: bool,
+    verbose: bool,
+    debug: bool,
+) -> None:
+    """\b
+    wgan critic-score run/ckpt.pt imgs/ | sort -g | head       the least real
+    find . -name '*.png' -print0 | wgan critic-score -0 run/ckpt.pt - | sort -gz
+    wgan critic-score run/ckpt.pt a.png b.zip --json --summary
+
+    Score images by the critic, the higher the more real: a line `SCORE<TAB>PATH` each, in order.
+
+    PATHS are images, folders, zips, or `-` for a list on stdin; with -0 paths end with NUL, read and
+    written. Without it, control characters in a path are escaped. A file that cannot be read is named on
+    stderr, the rest is scored, and the exit code is 3.
+    """
+    console = Console(quiet=quiet, verbose=verbose)
+    if not paths:
+        raise click.UsageError("name images, folders or zips, or `-` for a list on standard input")
+
+    from .checkpoint import load_critic, load_generator
+    from .data import BadFile, find_images, read_paths
+    from .models import pick_device
+    from .score import mean_on_samples, score_images
+
+    where = pick_device(device)
+    critic, config = load_critic(checkpoint, where)
+    listed = [path for name in paths for path in (read_paths(sys.stdin.buffer, null) if name == "-" else [name])]
+    items = find_images(listed)
+    stdout, scores, bad = sys.stdout.buffer, [], 0
+    for name, result in score_images(critic, config, items):
+        if isinstance(result, BadFile):
+            bad += 1
+            console.error(f"{printable(name)}: {printable(result.reason)}")
+            continue
+        scores.append(float(result))
+        stdout.write(_score_record(name, str(result), null, as_json))
+        console.progress("scoring", len(scores) + bad, len(items))
+    if summary and scores:
+        generator, _ = load_generator(checkpoint, where)
+        _print_summary(scores, mean_on_samples(critic, generator, config, len(scores), seed), as_json, console, stdout)
+    stdout.flush()
+    if not items:
+        raise DataError("no images to score; looked for image files, folders and zips")
+    if bad:
+        raise DataError(f"{bad} of {len(items)} files could not be read; the other {len(scores)} are scored")
+
+
+def _score_record(name: str, score: str, null: bool, as_json: bool) -> bytes:
+    if as_json:
+        return json.dumps({"score": float(score), "path": name}).encode() + b"\n"
+    if null:
+        return score.encode() + b"\t" + os.fsencode(name) + b"\0"
+    safe = re.sub(r"[\x00-\x1f\x7f]", lambda match: printable(match[0]), name)
+    return score.encode() + b"\t" + os.fsencode(safe) + b"\n"
+
+
+def _print_summary(scores: list[float], on_samples: float, as_json: bool, console: Console, stdout: BinaryIO) -> None:
+    mean = sum(scores) / len(scores)
+    figures = {"images": len(scores), "mean_real": mean, "mean_samples": on_samples, "difference": mean - on_samples}
+    if as_json:
+        stdout.write(json.dumps({"summary": figures}).encode() + b"\n")
+    else:
+        console.row(" · ".join(f"{name} {value:.6g}" for name, value in figures.items()))
+
+
+@cli.command(short_help="The environment, and what a checkpoint holds.")
+@_checkpoint_argument(required=False)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@_talk_options
+def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
+    """\b
+    wgan info
+    wgan info run/
+    wgan info run/ckpt.pt --json
+
+    Show the environment, and what a checkpoint or a run folder holds.
+    """
+    from . import checkpoint as checkpoints
+    from .data import cache_folder
+    from .models import pick_device
+
+    facts: dict[str, Any] = {
+        **checkpoints.versions(),
+        "device": str(pick_device("auto")),
+        "cache": str(cache_folder()),
+    }
+    if checkpoint:
+        facts["checkpoint"] = checkpoints.describe(checkpoint)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    held = facts.pop("checkpoint", {})
+    for name, value in {**facts, **held}.items():
+        click.echo(f"{name:22} {_plain(value)}")

@@ -1,0 +1,231 @@
+"""What a training run is: every setting, where its default comes from, and what is refused.
+
+The names are those of the flags and of the keys in config.json and in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from . import UsageError
+from .variants import VARIANTS, Variant
+
+ARCHS = ("mlp", "dcgan")
+OPTIMIZERS = ("adam", "rmsprop", "sgd")
+FITS = ("crop", "pad", "stretch")
+PRECISIONS = ("fp32", "bf16", "auto")
+CRITIC_NORMS = ("none", "batch", "layer")
+
+# What an optimizer needs where the variant's paper used another one: torch's defaults.
+_OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "adam": {"betas": (0.9, 0.999)},
+    "rmsprop": {},
+    "sgd": {},
+}
+# Papers' widths: DCGAN's 64 feature maps, WGAN's 512 units; no batch norm in a fully connected critic.
+_ARCH_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "dcgan": {"width": 64},
+    "mlp": {"width": 512, "critic_norm": "none"},
+}
+
+
+def _may_change(default: Any) -> Any:
+    """A setting that a run can be continued with a new value of, since it does not change a step."""
+    return field(default=default, metadata={"may_change": True})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings of a run, validated. A setting that the variant or the optimizer does not use is None."""
+
+    variant: str = "gp"
+    arch: str = "dcgan"
+    size: int = 64  # side of the square images in pixels; 0: the samples are points, not images
+    channels: int = 3  # of an image, or coordinates of a point
+    fit: str = "crop"
+    flip: bool = False
+    steps: int = _may_change(100_000)  # generator updates; CIFAR-10's length in Gulrajani et al. 2017
+    batch: int = 64
+    latent: int = 100
+    width: int = 64
+    n_critic: int = 5
+    optimizer: str = "adam"
+    lr: float = 1e-4
+    betas: tuple[float, float] | None = None
+    clip: float | None = None
+    gp_weight: float | None = None
+    critic_norm: str = "none"
+    instance_noise: float = 0.0  # standard deviation at the first step, falling to 0 at the last
+    ema: float = 0.0
+    precision: str = "fp32"
+    seed: int = 0
+    log_every: int = _may_change(10)
+    save_every: int = _may_change(500)
+    keep: int = _may_change(0)
+    sample_every: int = _may_change(500)
+
+    @property
+    def record(self) -> Variant:
+        return VARIANTS[self.variant]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: (C, H, W), or (D,) for points."""
+        return (self.channels, self.size, self.size) if self.size else (self.channels,)
+
+    def __post_init__(self) -> None:
+        choices = {
+            "variant": tuple(VARIANTS),
+            "arch": ARCHS,
+            "optimizer": OPTIMIZERS,
+            "fit": FITS,
+            "precision": PRECISIONS[:2],  # auto is resolved before
+            "critic_norm": CRITIC_NORMS,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
+        for name in (
+            "steps",
+            "batch",
+            "latent",
+            "width",
+            "n_critic",
+            "channels",
+            "log_every",
+            "save_every",
+            "sample_every",
+        ):
+            _check(self, name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "a whole number from 1")
+        _check(self, "keep", _is_int(self.keep) and self.keep >= 0, "a whole number from 0")
+        _check(self, "seed", _is_int(self.seed) and 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 - 1")
+        _check(self, "lr", _is_number(self.lr) and self.lr > 0, "a number above 0")
+        _check(self, "instance_noise", _is_number(self.instance_noise) and self.instance_noise >= 0, "a number from 0")
+        _check(self, "ema", _is_number(self.ema) and 0 <= self.ema < 1, "a number from 0 to below 1")
+        for name in ("clip", "gp_weight"):
+            value = getattr(self, name)
+            _check(self, name, value is None or (_is_number(value) and value > 0), "a number above 0")
+        pair = self.betas is None or (len(self.betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in self.betas))
+        _check(self, "betas", pair, "two numbers from 0 to below 1, as in 0.5,0.9")
+        _check(self, "size", _is_int(self.size) and 0 <= self.size <= 256, "a whole number of pixels up to 256")
+        if self.size and self.arch == "dcgan" and padded_size(self.size) is None:
+            below = max((s for s in range(self.size) if padded_size(s)), default=None)
+            above = next(s for s in range(self.size, 257) if padded_size(s))
+            near = f"{below} or {above}" if below else f"{above}"
+            raise UsageError(
+                f"--size {self.size}: --arch dcgan takes powers of two from 16 to 256 and sizes up to an eighth "
+                f"under one, such as 28; use {near}, or --arch mlp"
+            )
+        if not self.size and self.arch != "mlp":
+            raise UsageError("a toy set holds points, not images: use --arch mlp")
+        if self.critic_norm == "batch" and self.record.penalty:
+            raise UsageError(
+                f"--critic-norm batch: variant {self.variant} penalises the gradient of each sample by itself, "
+                "and batch norm mixes the samples of a batch (Gulrajani et al. 2017, section 4); use none or layer"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON and for the checkpoint."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """The inverse of `as_dict`. UsageError for values that do not make a run."""
+        known = {f.name for f in fields(cls)}
+        if unknown := set(values) - known:
+            raise UsageError(f"unknown settings: {', '.join(sorted(map(str, unknown)))}")
+        betas = values.get("betas")
+        return cls(**{**values, "betas": tuple(betas) if betas is not None else None})
+
+
+def resolve(given: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
+    """The config of a run, and for each setting where its value comes from.
+
+    given: the settings that the user chose. facts: those that follow from the data, unless chosen.
+    Precedence: given, then the variant's paper, the architecture, the optimizer, the data, TrainConfig's defaults;
+    but an architecture without batch norm overrules a paper that used one.
+    Raises UsageError for a setting that the variant or the optimizer does not use.
+    """
+    general = {f.name: f.default for f in fields(TrainConfig)}
+    # Points need a generator without convolutions, whatever the default is.
+    points = {"arch": "mlp", "latent": 2} if facts.get("size") == 0 else {}
+    variant = given.get("variant", general["variant"])
+    arch = given.get("arch", points.get("arch", general["arch"]))
+    paper = VARIANTS[variant].defaults
+    optimizer = given.get("optimizer", paper["optimizer"])
+    if optimizer != paper["optimizer"]:
+        paper = {k: v for k, v in paper.items() if k != "betas"}
+    layers: list[tuple[str, Mapping[str, Any]]] = [
+        ("default", general),
+        (f"optimizer {optimizer}", _OPTIMIZER_DEFAULTS[optimizer]),
+        (f"variant {variant}", paper),
+        (f"arch {arch}", _ARCH_DEFAULTS[arch]),
+        ("data", {**facts, **points}),
+        ("given", given),
+    ]
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in layers:
+        for name, value in layer.items():
+            values[name], origins[name] = value, origin
+    record = VARIANTS[variant]
+    unused = {
+        "clip": None if record.clips else f"variant {variant} does not clip weights",
+        "gp_weight": None if record.penalty else f"variant {variant} has no gradient penalty",
+        "betas": None if optimizer == "adam" else f"optimizer {optimizer} has no betas",
+    }
+    for name, reason in unused.items():
+        if reason and name in given:
+            raise UsageError(
+                f"{flag(name)} {given[name]}: {reason}; leave the flag out or choose another variant or optimizer"
+            )
+        if reason:
+            values[name], origins[name] = None, "not used"
+    return TrainConfig(**values), origins
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
+    """The settings, with both values, that forbid to continue the run `old` as `new`."""
+    return [
+        (f.name, getattr(old, f.name), getattr(new, f.name))
+        for f in fields(TrainConfig)
+        if not f.metadata.get("may_change") and getattr(old, f.name) != getattr(new, f.name)
+    ]
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def padded_size(size: int) -> int | None:
+    """The power of two from 16 to 256 that a DCGAN of `size` works at inside, None if there is none.
+
+    A size that is no power of two is padded by at most an eighth (28 to 32), so that little work is wasted.
+    """
+    for power in (16, 32, 64, 128, 256):
+        if power * 7 // 8 <= size <= power:
+            return power
+    return None
+
+
+def auto_size(side: float) -> int:
+    """The training size for images whose shorter side is `side` pixels in the median: 28 stays 28."""
+    if side == 28:
+        return 28
+    return min(64, max(16, 2 ** int(math.log2(max(side, 1)))))
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check(config: TrainConfig, name: str, ok: bool, rule: str) -> None:
+    if not ok:
+        raise UsageError(f"{flag(name)} {getattr(config, name)}: must be {rule}")

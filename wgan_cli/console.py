@@ -1,0 +1,98 @@
+"""What the tool says on stderr: notices, errors and progress. stdout is left to the product."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+
+class Console:
+    """Talks to one stream: a bar redrawn in place on a terminal, a plain line every 10 s elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False, verbose: bool = False) -> None:
+        self.stream = stream or sys.stderr
+        self.quiet, self.verbose = quiet, verbose
+        terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.animated = terminal and not quiet
+        self.colored = bool(os.environ.get("FORCE_COLOR")) or (terminal and not os.environ.get("NO_COLOR"))
+        self._label = ""
+        self._began = (0.0, 0)  # time and count at which the current label started
+        self._drawn = 0.0  # when progress was last shown
+        self._bar_visible = False
+
+    def notice(self, text: str) -> None:
+        if not self.quiet:
+            self._line(text)
+
+    def detail(self, text: str) -> None:
+        if self.verbose:
+            self._line(text)
+
+    def error(self, text: str) -> None:
+        prefix = "\033[31mError:\033[0m " if self.colored else "Error: "
+        self._line(prefix + text)
+
+    def row(self, text: str) -> None:
+        """A line that is shown even when quiet: more of an error, or a result that was asked for."""
+        self._line(text)
+
+    def progress(self, label: str, done: int, total: int, facts: Mapping[str, float] | None = None) -> None:
+        """Show that `done` of `total` are done, with the rate, the time left and further figures.
+
+        May be called as often as one likes; most calls return at once. The last (`done == total`) erases the bar.
+        """
+        now = time.monotonic()
+        if label != self._label:
+            self._label, self._began, self._drawn = label, (now, done), now
+        if done >= total:
+            self._erase()
+            self._label = ""
+            return
+        if self.quiet or now - self._drawn < (0.1 if self.animated else 10.0):
+            return
+        self._drawn = now
+        seconds, count = now - self._began[0], done - self._began[1]
+        figures = [f"{label} {done}/{total}"]
+        if count > 0:
+            rate = count / seconds
+            figures += [f"{rate:.3g}/s", f"{duration((total - done) / rate)} left"]
+        figures += [f"{name} {value:.4g}" for name, value in (facts or {}).items()]
+        text = " · ".join(figures)
+        if not self.animated:
+            self._line(text)
+            return
+        columns = shutil.get_terminal_size().columns
+        room = min(30, columns - len(text) - 3)
+        if room >= 8:
+            filled = room * done // total
+            text = "█" * filled + "░" * (room - filled) + " " + text
+        self.stream.write("\r\033[K" + text[: columns - 1])
+        self.stream.flush()
+        self._bar_visible = True
+
+    def _line(self, text: str) -> None:
+        self._erase()
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def _erase(self) -> None:
+        if self._bar_visible:
+            self.stream.write("\r\033[K")
+            self.stream.flush()
+            self._bar_visible = False
+
+
+def duration(seconds: float) -> str:
+    """`75.2` → `1:15`, `4000` → `1:06:40`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def printable(text: str) -> str:
+    """`text` on one line: control characters and bytes that are no UTF-8 escaped, everything else as it is."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)

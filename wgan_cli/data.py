@@ -1,0 +1,629 @@
+"""Images in every form that a user has them in, made into rows of uint8 on disk, and batches of those.
+
+A source (what `--data` names) is listed, probed for its size and channels, and decoded once into a cache file
+that later runs map into memory. The toy sets of the WGAN-GP paper are points in the plane, held in memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import math
+import mmap
+import os
+import statistics
+import warnings
+import zipfile
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from . import DataError, UsageError, WganError
+from .config import TrainConfig, auto_size
+from .console import Console, printable
+from .files import replacing
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # no other decoder is reached, whatever a file claims to be
+TOY_POINTS = 100_000
+CACHE_VERSION = 1  # to be raised when the same file would be decoded into other pixels
+RESIDENT_BYTES = 256 << 20  # of the cache file's pages, before they are handed back to the system
+
+# Pillow only warns of a decompression bomb up to twice its limit; here it is the file's error.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+Pixels = NDArray[np.uint8]  # [H, W, C]
+T, R = TypeVar("T"), TypeVar("R")
+
+
+class Item(NamedTuple):
+    """One image file, or one entry of a zip."""
+
+    path: str
+    member: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}/{self.member}" if self.member else self.path
+
+
+class BadFile(NamedTuple):
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `--data` names. `key` changes when a file's name, size or time does."""
+
+    name: str
+    items: Sequence[Item] = ()  # images, unless it is an array or a toy set
+    array: Path | None = None
+    key: str = ""
+
+    @property
+    def toy(self) -> str | None:
+        return self.name.removeprefix("toy:") if self.name.startswith("toy:") else None
+
+
+# ---- Listing
+
+
+def open_source(data: str, listed: BinaryIO, null: bool = False) -> Source:
+    """List what `data` names, without reading a pixel; `listed` is where `-` reads its paths from.
+
+    Raises UsageError if there is no such thing, DataError if there is no image in it.
+    """
+    if data.startswith("toy:"):
+        if data.removeprefix("toy:") not in TOYS:
+            raise UsageError(f"--data {data}: choose one of {', '.join('toy:' + name for name in TOYS)}")
+        return Source(data)
+    path = Path(data)
+    if data != "-" and not path.exists():
+        raise UsageError(f"--data {printable(data)}: no such file or folder")
+    if path.is_file() and (path.suffix.lower() in (".npy", ".npz") or _is_idx(path)):
+        return Source(data, array=path, key=_digest([_stamp(path)]))
+    if path.is_file() and path.suffix.lower() not in (".zip", *IMAGE_SUFFIXES):
+        raise DataError(
+            f"--data {printable(data)}: not a folder, a .zip, an .npy or .npz array, an idx file or an image"
+        )
+    items = find_images(read_paths(listed, null) if data == "-" else [data])
+    if not items:
+        where = "standard input" if data == "-" else printable(data)
+        raise DataError(f"--data {where}: no images there; looked for {' '.join(IMAGE_SUFFIXES)}")
+    stamps = lru_cache(maxsize=1)(_stamp)  # a zip's entries stand together
+    return Source(data, items=items, key=_digest([stamps(item.path), item.member] for item in items))
+
+
+def read_paths(listed: BinaryIO, null: bool) -> list[str]:
+    """Paths from a list that ends each with a newline, or with NUL."""
+    if listed.isatty():
+        raise UsageError("- reads a list of paths from standard input, which is a terminal; pipe `find` into it")
+    entries = listed.read().split(b"\0" if null else b"\n")
+    return [os.fsdecode(entry) for entry in entries if entry]
+
+
+def find_images(paths: Iterable[str]) -> list[Item]:
+    """The images that `paths` name: files as they are, folders (any depth) and zips opened up, in order of name."""
+    items: list[Item] = []
+    for path in paths:
+        if os.path.isdir(path):
+            items += [Item(found) for found in _walk(path, set())]
+        elif path.lower().endswith(".zip"):
+            items += [Item(path, entry) for entry in _zip_images(path)]
+        else:
+            items.append(Item(path))
+    return items
+
+
+def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in seen:
+        return  # a link back to a folder above
+    seen.add((status.st_dev, status.st_ino))
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except PermissionError as error:
+        raise DataError(f"{printable(folder)}: {error.strerror}; cannot look for images there") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry.path, seen)
+        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            yield entry.path
+
+
+def _zip_images(path: str) -> list[str]:
+    def wanted(entry: str) -> bool:
+        hidden = any(part.startswith((".", "__MACOSX")) for part in entry.split("/"))
+        return entry.lower().endswith(IMAGE_SUFFIXES) and not hidden
+
+    return [entry for entry in _open_zip(path).namelist() if wanted(entry)]
+
+
+@lru_cache(maxsize=8)
+def _open_zip(path: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise DataError(f"{printable(path)}: cannot be opened as a zip ({error})") from None
+
+
+def _stamp(path: str | Path) -> list[Any]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [os.path.abspath(path)]
+    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
+
+
+def _digest(parts: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(part).encode())
+    return digest.hexdigest()[:32]
+
+
+# ---- One image
+
+
+def read_image(item: Item, size: int, channels: int, fit: str) -> Pixels:
+    """Decode one image and bring it to [size, size, channels]. Raises whatever its decoder does."""
+    with _open_image(item) as image:
+        return fit_image(image, size, channels, fit)
+
+
+def _open_image(item: Item) -> Image.Image:
+    content = BytesIO(_open_zip(item.path).read(item.member)) if item.member else item.path
+    return Image.open(content, formats=FORMATS)
+
+
+def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> Pixels:
+    """Bring an image to [size, size, channels] as in training.
+
+    Turned as its EXIF says. Transparency is kept with 4 channels, else shown on white. Grey of 16 bits is scaled
+    to 8, floats are taken from 0 to 1. fit: `crop` the middle square, `pad` with black (transparent with
+    4 channels), or `stretch`; resampled with Lanczos.
+    """
+    if image.format == "JPEG":  # decoded at 1/2, 1/4 or 1/8 scale where that leaves twice the size
+        image.draft("L" if channels == 1 and image.mode == "RGB" else "", (2 * size, 2 * size))
+    ImageOps.exif_transpose(image, in_place=True)
+    image = _to_mode(image, {1: "L", 3: "RGB", 4: "RGBA"}[channels])
+    width, height = image.size
+    target, box = (size, size), (0.0, 0.0, float(width), float(height))
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+    elif fit == "pad":
+        scale = size / max(width, height)
+        target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if target != image.size:
+        image = image.resize(target, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    if target != (size, size):
+        canvas = Image.new(image.mode, (size, size))
+        canvas.paste(image, ((size - target[0]) // 2, (size - target[1]) // 2))
+        image = canvas
+    return np.asarray(image).reshape(size, size, channels)
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        top = 1.0 if image.mode == "F" else 65535.0
+        if not (values.min() >= 0 and values.max() <= top):
+            raise ValueError(f"values from {values.min():g} to {values.max():g}, expected 0 to {top:g}")
+        image = Image.fromarray(np.round(values * (255 / top)).astype(np.uint8))
+    if has_alpha(image):
+        image = image.convert("RGBA")
+        if mode != "RGBA":
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+def has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
+def native_channels(image: Image.Image) -> int:
+    if has_alpha(image):
+        return 4
+    return 1 if image.mode[0] in "1LIF" and image.mode != "LAB" else 3
+
+
+# ---- Many images
+
+
+def read_images(items: Sequence[Item], read: Callable[[Item], R]) -> Iterator[tuple[Item, R | BadFile]]:
+    """`read` of each item, in order, in a pool of threads; what a decoder raises becomes a BadFile.
+
+    At most a few hundred results wait to be taken, however many items there are.
+    """
+
+    def attempt(item: Item) -> tuple[Item, R | BadFile]:
+        try:
+            return item, read(item)
+        except FileNotFoundError:
+            return item, BadFile(item.name, "no such file")
+        except Exception as error:  # decoders raise nearly everything on broken input
+            return item, BadFile(item.name, " ".join(str(error).split()) or type(error).__name__)
+
+    return _in_order(attempt, items)
+
+
+def _in_order(function: Callable[[T], R], items: Sequence[T], chunk: int = 32) -> Iterator[R]:
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[list[R]]] = deque()
+    try:
+        for start in range(0, len(items), chunk):
+            waiting.append(pool.submit(lambda part: [function(item) for item in part], items[start : start + chunk]))
+            if len(waiting) > 2 * threads:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def probe(source: Source, console: Console) -> dict[str, int]:
+    """The size and channels that the images suggest: the median of the shorter sides, and most images' channels."""
+    if source.toy:
+        return {"size": 0, "channels": 2}
+    if source.array:
+        with _open_array(source.array) as (_, _, shape):
+            height, width, channels = _image_shape(shape)
+            return {"size": auto_size(min(height, width)), "channels": channels}
+    note = cache_folder() / f"{source.key}.probe.json"
+    if note.exists():
+        return dict(json.loads(note.read_bytes()))
+
+    def look(item: Item) -> tuple[int, int]:
+        with _open_image(item) as image:
+            return min(image.size), native_channels(image)
+
+    seen, bad = [], []
+    for done, (_, result) in enumerate(read_images(source.items, look), 1):
+        if isinstance(result, BadFile):
+            bad.append(result)
+        else:
+            seen.append(result)
+        console.progress("looking at images", done, len(source.items))
+    if not seen:
+        _show_bad(bad, console)
+        raise DataError(f"--data {printable(source.name)}: none of its {len(source.items)} files can be read")
+    channels = Counter(channels for _, channels in seen).most_common(1)[0][0]
+    facts = {"size": auto_size(statistics.median(side for side, _ in seen)), "channels": channels}
+    with _caching(), replacing(note) as file:
+        file.write(json.dumps(facts).encode())
+    return facts
+
+
+def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Console) -> Dataset:
+    """Every image of the source at the config's size and channels: decoded once, mapped from the cache later.
+
+    Raises DataError if a file cannot be read (unless skip_bad) or if there are fewer images than a batch.
+    """
+    if source.toy:
+        points = toy_points(source.toy)
+        return Dataset(points, hashlib.sha256(points.tobytes()).hexdigest()[:16])
+    key = _digest([CACHE_VERSION, source.key, config.size, config.channels, config.fit])
+    rows, note = cache_folder() / f"{key}.rows", cache_folder() / f"{key}.json"
+    shape = (config.size, config.size, config.channels)
+    if not (note.exists() and rows.exists()):
+        with _caching():
+            _decode(source, config, rows, note, console)
+    facts = json.loads(note.read_bytes())
+    bad = [BadFile(*entry) for entry in facts["bad"]]
+    if bad:
+        _show_bad(bad, console)
+        if not skip_bad:
+            raise DataError(
+                f"--data {printable(source.name)}: {len(bad)} of {len(bad) + facts['count']} files cannot be read; "
+                "mend them, or leave them out with --skip-bad"
+            )
+        console.notice(f"left out {len(bad)} files, {facts['count']} remain")
+    if facts["count"] < config.batch:
+        raise DataError(
+            f"--data {printable(source.name)}: {facts['count']} images, fewer than --batch {config.batch}; "
+            f"add images or take a smaller batch"
+        )
+    with open(rows, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return Dataset(np.frombuffer(mapped, np.uint8).reshape(-1, *shape), facts["fingerprint"], mapped)
+
+
+def _decode(source: Source, config: TrainConfig, rows: Path, note: Path, console: Console) -> None:
+    """Write the rows, one image after the other, and beside them what there is to know of them."""
+    digest, bad, count = hashlib.sha256(), [], 0
+    size, channels, fit = config.size, config.channels, config.fit
+    results: Iterator[Pixels | BadFile]
+    if source.array:
+        total, results = _array_pixels(source.array, size, channels, fit)
+    else:
+        total = len(source.items)
+        images = read_images(source.items, lambda item: read_image(item, size, channels, fit))
+        results = (result for _, result in images)
+    with replacing(rows) as file:
+        for done, result in enumerate(results, 1):
+            if isinstance(result, BadFile):
+                bad.append(result)
+            else:
+                count += 1
+                pixels = np.ascontiguousarray(result).data
+                digest.update(pixels)
+                file.write(pixels)
+            console.progress("reading images", done, total)
+    facts = {"count": count, "fingerprint": digest.hexdigest()[:16], "bad": bad}
+    with replacing(note) as file:
+        file.write(json.dumps(facts).encode())
+
+
+def _show_bad(bad: Sequence[BadFile], console: Console, most: int = 50) -> None:
+    shown = bad if console.verbose else bad[:most]
+    width = min(60, max(len(printable(entry.name)) for entry in shown))
+    console.error(f"{len(bad)} unreadable {'file' if len(bad) == 1 else 'files'}:")
+    for entry in shown:
+        console.row(f"  {printable(entry.name):{width}}  {printable(entry.reason)}")
+    if len(shown) < len(bad):
+        console.row(f"  and {len(bad) - len(shown)} more; -v names them all")
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: WGAN_CACHE, else `wgan` in the user's cache folder."""
+    if chosen := os.environ.get("WGAN_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wgan"
+
+
+@contextmanager
+def _caching() -> Iterator[None]:
+    """Make the cache folder, and name it where it cannot be written to."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise WganError(
+            f"{printable(str(folder))}: cannot keep the decoded images there ({error.strerror}); "
+            "name another folder in WGAN_CACHE"
+        ) from None
+
+
+# ---- Arrays
+
+
+def _is_idx(path: Path) -> bool:
+    """MNIST's format, gzipped or not: two zero bytes, a type, the number of dimensions."""
+    try:
+        with _maybe_gzip(path) as file:
+            magic = file.read(4)
+    except (OSError, EOFError):
+        return False
+    return len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in b"\x08\x09\x0b\x0c\x0d\x0e" and 1 <= magic[3] <= 4
+
+
+def _maybe_gzip(path: Path) -> BinaryIO:
+    file = open(path, "rb")
+    gzipped = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if gzipped else file  # type: ignore[return-value]
+
+
+@contextmanager
+def _open_array(path: Path) -> Iterator[tuple[BinaryIO, np.dtype[Any], tuple[int, ...]]]:
+    """A stream that stands at an array's first value, the values' type, and the array's shape [N, ...]."""
+    try:
+        if path.suffix.lower() == ".npz":
+            with zipfile.ZipFile(path) as archive, archive.open(_array_member(archive)) as stream:
+                yield stream, *_npy_header(stream)  # type: ignore[misc]
+        elif path.suffix.lower() == ".npy":
+            with open(path, "rb") as stream:
+                yield stream, *_npy_header(stream)
+        else:
+            with _maybe_gzip(path) as stream:
+                magic = stream.read(4)
+                if magic[2] != 8:
+                    raise ValueError("an idx file of other values than unsigned bytes")
+                shape = tuple(int.from_bytes(stream.read(4), "big") for _ in range(magic[3]))
+                yield stream, np.dtype(np.uint8), _checked_shape(shape)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"--data {printable(str(path))}: {error}") from None
+
+
+def _npy_header(stream: BinaryIO) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.kind not in "bf" and dtype != np.uint8:
+        raise ValueError(f"an array of {dtype}; takes uint8, or floats in [0, 1] or [-1, 1]")
+    if fortran:
+        raise ValueError("an array in Fortran order; save np.ascontiguousarray(array)")
+    return dtype, _checked_shape(shape)
+
+
+def _array_member(archive: zipfile.ZipFile) -> str:
+    """The array of images in an .npz: the one of 3 or 4 dimensions, `images` or `x_train` where there are several."""
+    found = []
+    for entry in archive.namelist():
+        with archive.open(entry) as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            if len(read(stream)[0]) in (3, 4):
+                found.append(entry)
+    preferred = [entry for entry in found if entry in ("images.npy", "x_train.npy")]
+    if len(found) != 1 and len(preferred) != 1:
+        names = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist())
+        raise ValueError(f"cannot tell which array holds the images (there are: {names}); name it `images`")
+    return (preferred or found)[0]
+
+
+def _checked_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise ValueError(f"an array of shape {list(shape)}; takes [N, H, W], [N, H, W, C] or [N, C, H, W]")
+    if len(shape) == 4 and shape[1] == shape[3]:
+        raise ValueError(f"an array of shape {list(shape)}: cannot tell channels from pixels; save it as [N, H, W, C]")
+    return shape
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(H, W, C) of an array's images; of its second and last dimension, the smaller one is C."""
+    if len(shape) == 3:
+        return shape[1], shape[2], 1
+    return (shape[2], shape[3], shape[1]) if shape[1] < shape[3] else (shape[1], shape[2], shape[3])
+
+
+def _array_records(path: Path) -> Iterator[NDArray[Any]]:
+    """An array's images as stored, some megabytes at a time: [n, ...]."""
+    with _open_array(path) as (stream, dtype, shape):
+        record = math.prod(shape[1:]) * dtype.itemsize
+        at_once = max(1, (4 << 20) // record)
+        for start in range(0, shape[0], at_once):
+            count = min(at_once, shape[0] - start)
+            content = stream.read(count * record)
+            if len(content) < count * record:
+                raise ValueError(f"cut short: holds {start + len(content) // record} of {shape[0]} images")
+            yield np.frombuffer(content, dtype).reshape(count, *shape[1:])
+
+
+def _array_pixels(path: Path, size: int, channels: int, fit: str) -> tuple[int, Iterator[Pixels | BadFile]]:
+    """The number of an array's images, and each of them at [size, size, channels]."""
+    with _open_array(path) as (_, dtype, shape):
+        pass
+    height, width, own = _image_shape(shape)
+    if own != channels and not {own, channels} <= {1, 3, 4}:
+        raise UsageError(f"--channels {channels}: the images of {printable(str(path))} have {own}; leave the flag out")
+    scale, offset = _float_scale(path) if dtype.kind == "f" else (255 if dtype.kind == "b" else 1, 0)
+
+    def pixels() -> Iterator[Pixels | BadFile]:
+        for records in _array_records(path):
+            if dtype.kind == "f":
+                records = np.round(records.astype(np.float64) * scale + offset)
+            images = records.astype(np.uint8) * np.uint8(scale if dtype.kind == "b" else 1)
+            images = images.reshape(-1, height, width, 1) if len(shape) == 3 else images
+            for image in images.transpose(0, 2, 3, 1) if len(shape) == 4 and shape[1] == own else images:
+                yield _fit_array(image, size, channels, fit)
+
+    return shape[0], pixels()
+
+
+def _float_scale(path: Path) -> tuple[float, float]:
+    """(scale, offset) that bring an array of floats from [0, 1], or else from [-1, 1], to [0, 255]."""
+    lowest, highest = math.inf, -math.inf
+    for records in _array_records(path):
+        lowest, highest = np.minimum(lowest, records.min()), np.maximum(highest, records.max())  # keeps NaN
+    if not (lowest >= -1 and highest <= 1):
+        raise DataError(
+            f"--data {printable(str(path))}: floats from {lowest:g} to {highest:g}; takes [0, 1] or [-1, 1]"
+        )
+    return (255.0, 0.0) if lowest >= 0 else (127.5, 127.5)
+
+
+def _fit_array(image: Pixels, size: int, channels: int, fit: str) -> Pixels:
+    own = image.shape[2]
+    if image.shape == (size, size, channels):
+        return image
+    if {own, channels} <= {1, 3, 4}:
+        return fit_image(Image.fromarray(image[:, :, 0] if own == 1 else image), size, channels, fit)
+    layers = [fit_image(Image.fromarray(image[:, :, c]), size, 1, fit) for c in range(own)]
+    return np.concatenate(layers, axis=2)
+
+
+# ---- Toy sets (Gulrajani et al. 2017, section 4.1; sizes and scales of the authors' code)
+
+
+def toy_points(name: str) -> NDArray[np.float32]:
+    """[N, 2] points, the same at every call."""
+    return TOYS[name](np.random.default_rng(0)).astype(np.float32)
+
+
+def _eight_gaussians(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Eight Gaussians, σ 0.02, on a circle of radius 2; all divided by √2."""
+    angles = rng.integers(8, size=TOY_POINTS) * (math.pi / 4)
+    centres = 2 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return (centres + 0.02 * rng.standard_normal((TOY_POINTS, 2))) / math.sqrt(2)
+
+
+def _twenty_five_gaussians(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Twenty-five Gaussians, σ 0.05, on a 5 by 5 grid of step 2; all divided by 2√2."""
+    centres = 2.0 * rng.integers(-2, 3, size=(TOY_POINTS, 2))
+    return (centres + 0.05 * rng.standard_normal((TOY_POINTS, 2))) / (2 * math.sqrt(2))
+
+
+def _swiss_roll(rng: np.random.Generator) -> NDArray[np.float64]:
+    """(t cos t, t sin t), t uniform from 1.5π to 4.5π, σ 0.25; all divided by 7.5."""
+    t = 1.5 * math.pi * (1 + 2 * rng.random(TOY_POINTS))
+    roll = np.stack([t * np.cos(t), t * np.sin(t)], axis=1)
+    return (roll + 0.25 * rng.standard_normal((TOY_POINTS, 2))) / 7.5
+
+
+TOYS: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
+    "8gaussians": _eight_gaussians,
+    "25gaussians": _twenty_five_gaussians,
+    "swissroll": _swiss_roll,
+}
+
+
+# ---- Batches
+
+
+@dataclass
+class Dataset:
+    """Rows to train on: uint8 images [N, H, W, C] mapped from the cache, or float32 points [N, D]."""
+
+    rows: NDArray[Any]
+    fingerprint: str  # of the content: the same wherever the files lie
+    mapped: mmap.mmap | None = None
+    _resident: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, number: int, size: int, seed: int, device: torch.device) -> Tensor:
+        """Batch `number` since the start of training, [B, *shape] float32, images in [-1, 1].
+
+        An epoch is a new permutation of the rows; its last, incomplete batch is left out. It follows from (seed,
+        number) alone, so the position in the data is one number.
+        """
+        epoch, place = divmod(number, len(self) // size)
+        index = _permutation(seed, epoch, len(self))[place * size : (place + 1) * size]
+        rows = torch.from_numpy(np.take(self.rows, index, axis=0)).to(device)
+        self._give_back(rows.nbytes)
+        return to_unit(rows) if rows.dtype == torch.uint8 else rows
+
+    def _give_back(self, read: int) -> None:
+        """Let the system take pages of the map back, so that the process does not grow to the size of the data."""
+        self._resident += read
+        if self.mapped and self._resident > RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+            self._resident = 0
+
+
+@lru_cache(maxsize=1)
+def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 [B, H, W, C] → float32 [B, C, H, W] in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def to_pixels(samples: Tensor) -> Tensor:
+    """float [B, C, H, W] in [-1, 1] → uint8 [B, H, W, C], the inverse of `to_unit`."""
+    return samples.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

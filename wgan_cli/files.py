@@ -1,0 +1,70 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a binary file that takes the place of `path` when the block ends without an error.
+
+    It is written beside its target, flushed to disk and renamed, so that whoever reads `path` sees the old
+    content or the new one, even after a kill or a power cut. After an error in the block, `path` is as it was.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(target.parent)
+
+
+def link(source: Path, path: Path) -> None:
+    """Make `path` a second name of `source`'s content, atomically; a copy where there are no hard links."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        os.link(source, temporary)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        with replacing(path) as file:
+            file.write(source.read_bytes())
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """Raise UsageError if neither `path` nor the nearest folder above it can be written to."""
+    from . import UsageError
+
+    place = path
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if place != path and not place.is_dir():
+        raise UsageError(f"{flag} {path}: {place} is not a folder; choose another place")
+    if not os.access(place, os.W_OK):
+        raise UsageError(f"{flag} {path}: no permission to write to {place}; choose another place")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last (a no-op where folders cannot be opened)."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

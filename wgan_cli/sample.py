@@ -1,0 +1,167 @@
+"""Samples from a generator. Image i follows from (weights, seed, i) alone, to the last bit."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from . import UsageError
+from .data import to_pixels
+from .files import replacing
+
+CHUNK = 64  # images generated at a time, always: a matrix product's last bits depend on its shape
+GAP = 2  # pixels between the images of a grid
+
+
+def latents(seed: int, indices: Sequence[int], size: int, truncation: float | None = None) -> NDArray[np.float32]:
+    """[n, size] standard normal latents, one row an index, each from a generator of its own.
+
+    truncation: values beyond ±truncation are drawn again (Brock et al. 2019, section 3.1).
+    """
+    rows = np.empty((len(indices), size), np.float32)
+    for row, index in zip(rows, indices, strict=True):
+        rng = np.random.Generator(np.random.Philox(key=[seed, index]))
+        row[:] = rng.standard_normal(size)
+        while truncation is not None and (beyond := np.abs(row) > truncation).any():
+            row[beyond] = rng.standard_normal(int(beyond.sum()))
+    return rows
+
+
+def interpolate(ends: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+    """[n + 1, L] latents → [n · steps, L]: from each to the next in `steps` points along the great circle.
+
+    Spherical, as the norms of normal latents concentrate (White 2016, arXiv 1609.04468). Both ends are included.
+    """
+    rows = []
+    for a, b in zip(ends[:-1].astype(np.float64), ends[1:].astype(np.float64), strict=True):
+        cosine = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+        angle = math.acos(float(np.clip(cosine, -1, 1)))
+        for t in np.linspace(0, 1, steps):
+            if math.sin(angle) < 1e-6:
+                rows.append((1 - t) * a + t * b)
+            else:
+                rows.append((math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle))
+    return np.asarray(rows, np.float32)
+
+
+@torch.inference_mode()
+def generate(generator: nn.Module, rows: NDArray[np.float32], first: int = 0) -> Iterator[Tensor]:
+    """Samples [n ≤ CHUNK, *shape] of the latents `rows`, which have the indices first, first + 1, …
+
+    Sample i is always computed at place i mod CHUNK of a batch of CHUNK.
+    """
+    device = next(generator.parameters()).device
+    done = 0
+    while done < len(rows):
+        place = (first + done) % CHUNK
+        count = min(CHUNK - place, len(rows) - done)
+        batch = torch.zeros(CHUNK, rows.shape[1])
+        batch[place : place + count] = torch.from_numpy(rows[done : done + count])
+        yield generator(batch.to(device))[place : place + count]
+        done += count
+
+
+def write_samples(
+    generator: nn.Module,
+    rows: NDArray[np.float32],
+    out: str,
+    *,
+    first: int = 0,  # index of the first latent
+    seed: int = 0,  # for the names in a folder
+    columns: int | None = None,  # of a grid
+    stdout: BinaryIO | None = None,  # what `-` means
+) -> None:
+    """Generate a sample for each latent and write them as `out` asks.
+
+    A folder gets one PNG an image; .npz and .npy get uint8 [N, H, W, C] (float32 [N, D] for points), written as
+    it is generated; anything else is one PNG grid.
+    """
+    chunks = (to_output(chunk) for chunk in generate(generator, rows, first))
+    path = Path(out)
+    if out.endswith("/") or path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        index = first
+        for chunk in chunks:
+            if chunk.ndim == 2:
+                raise UsageError(f"-o {out}: a toy set's samples are points; write them to one .png, .npz or .npy")
+            for image in chunk:
+                with replacing(path / f"seed{seed}-{index:06}.png") as file:
+                    to_image(image).save(file, "PNG")
+                index += 1
+        return
+    if path.suffix.lower() in (".npz", ".npy"):
+        with replacing(path) as file:
+            _write_array(file, path.suffix.lower(), chunks, len(rows))
+        return
+    picture = grid(np.concatenate(list(chunks)), columns)
+    if stdout:
+        buffer = BytesIO()  # a pipe cannot seek
+        picture.save(buffer, "PNG")
+        stdout.write(buffer.getbuffer())
+        return
+    with replacing(path) as file:
+        picture.save(file, "PNG")
+
+
+def to_output(samples: Tensor) -> NDArray[Any]:
+    """Images as uint8 [B, H, W, C], points as float32 [B, D]."""
+    return (to_pixels(samples) if samples.dim() == 4 else samples.float()).cpu().numpy()
+
+
+def _write_array(file: BinaryIO, suffix: str, chunks: Iterator[NDArray[Any]], count: int) -> None:
+    def write(stream: Any) -> None:
+        for number, chunk in enumerate(chunks):
+            if number == 0:
+                header = {"descr": np.lib.format.dtype_to_descr(chunk.dtype), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(stream, {**header, "shape": (count, *chunk.shape[1:])})
+            stream.write(np.ascontiguousarray(chunk).data)
+
+    if suffix == ".npy":
+        write(file)
+        return
+    with zipfile.ZipFile(file, "w") as archive, archive.open("images.npy", "w", force_zip64=True) as stream:
+        write(stream)
+
+
+def grid(samples: NDArray[Any], columns: int | None = None) -> Image.Image:
+    """One picture of images [N, H, W, C] in rows, as square as can be unless `columns` says, or of points [N, 2]."""
+    if samples.ndim == 2:
+        return scatter(samples)
+    count, height, width, channels = samples.shape
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    rows = math.ceil(count / columns)
+    canvas = np.zeros((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), np.uint8)
+    for index, image in enumerate(samples):
+        top = GAP + (index // columns) * (height + GAP)
+        left = GAP + (index % columns) * (width + GAP)
+        canvas[top : top + height, left : left + width] = image
+    return to_image(canvas)
+
+
+def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """[H, W, C] as a picture: grey, RGB or RGBA; of other channel counts the first one or three."""
+    channels = pixels.shape[2]
+    if channels not in (1, 3, 4):
+        pixels = pixels[:, :, : 1 if channels == 2 else 3]
+    return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+
+
+def scatter(points: NDArray[np.float32], side: int = 512, extent: float = 2.5) -> Image.Image:
+    """Points of the plane as dots on white, [-extent, extent] in both directions, y upwards."""
+    canvas = np.full((side, side, 1), 255, np.uint8)
+    inside = points[np.abs(points).max(axis=1) < extent]
+    columns, rows = ((inside * (1, -1) + extent) * (side / (2 * extent))).astype(int).T
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            canvas[np.clip(rows + down, 0, side - 1), np.clip(columns + right, 0, side - 1)] = 0
+    return to_image(canvas)

@@ -1,0 +1,58 @@
+"""The critic's score of images: the higher, the more the critic holds an image for a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import UsageError
+from .config import TrainConfig
+from .data import BadFile, Item, Pixels, read_image, read_images, to_unit
+from .sample import generate, latents
+
+BATCH = 64
+
+
+def score_images(
+    critic: nn.Module, config: TrainConfig, items: Sequence[Item]
+) -> Iterator[tuple[str, np.float32 | BadFile]]:
+    """(name, score) of each item in order, images prepared as in training; BadFile for one that cannot be read.
+
+    Decoding goes on in threads while the critic runs. Raises UsageError for a critic of points.
+    """
+    if not config.size:
+        raise UsageError("this checkpoint was trained on a toy set of points, so its critic cannot score images")
+    read = partial(read_image, size=config.size, channels=config.channels, fit=config.fit)
+    waiting: list[tuple[str, Pixels | BadFile]] = []
+    for item, result in read_images(items, read):
+        waiting.append((item.name, result))
+        if len(waiting) == BATCH:
+            yield from _score(critic, waiting)
+            waiting = []
+    yield from _score(critic, waiting)
+
+
+def _score(
+    critic: nn.Module, batch: Sequence[tuple[str, Pixels | BadFile]]
+) -> Iterator[tuple[str, np.float32 | BadFile]]:
+    images = [result for _, result in batch if not isinstance(result, BadFile)]
+    scores = iter(_critic_scores(critic, to_unit(torch.from_numpy(np.stack(images)))) if images else ())
+    for name, result in batch:
+        yield name, result if isinstance(result, BadFile) else next(scores)
+
+
+@torch.inference_mode()
+def _critic_scores(critic: nn.Module, samples: Tensor) -> np.ndarray:
+    device = next(critic.parameters()).device
+    return critic(samples.to(device)).float().cpu().numpy()
+
+
+def mean_on_samples(critic: nn.Module, generator: nn.Module, config: TrainConfig, count: int, seed: int) -> float:
+    """The critic's mean score of `count` fresh samples."""
+    rows = latents(seed, range(count), config.latent)
+    chunks = [_critic_scores(critic, samples) for samples in generate(generator, rows)]
+    return float(np.concatenate(chunks).mean(dtype=np.float64))

@@ -1,0 +1,375 @@
+"""Training: the two steps as the papers have them, and the loop that logs, samples, saves and resumes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import DivergedError, StoppedError, UsageError, checkpoint, curve, ops, sample
+from .config import TrainConfig, differences, flag
+from .console import Console
+from .data import Dataset
+from .files import link, replacing
+from .models import build_critic, build_generator, has_batch_norm
+from .penalty import critic_penalty
+
+TIME_LIMIT_CODE = 75  # EX_TEMPFAIL: try again later
+
+
+@dataclass
+class State:
+    """All that a run changes as it goes, which is what a checkpoint holds."""
+
+    config: TrainConfig
+    device: torch.device
+    generator: nn.Module
+    critic: nn.Module
+    ema: nn.Module | None
+    optimizer_generator: torch.optim.Optimizer
+    optimizer_critic: torch.optim.Optimizer
+    rng: torch.Generator  # of latents, mixing, flips and noise
+    step: int = 0  # generator updates done
+    batches: int = 0  # of real data taken
+
+
+# ---- One step. Nothing here waits for the device: figures stay tensors until they are logged.
+
+
+def critic_step(state: State, real: Tensor) -> dict[str, Tensor]:
+    """One update of the critic on a batch of real samples [B, *shape]; its figures, from before the update."""
+    config, record = state.config, state.config.record
+    with torch.no_grad(), _autocast(state):
+        fake = state.generator(_normal(state, len(real), config.latent)).float()
+    real, fake = _noisy(state, _flipped(state, real)), _noisy(state, fake)
+    with _autocast(state):
+        on_real, on_fake = _scores(state.critic, real, fake)
+    figures = {record.estimate: record.distance(on_real, on_fake)}
+    loss = record.critic_loss(on_real, on_fake)
+    if record.penalty:
+        assert config.gp_weight is not None
+        mix = torch.rand(len(real), generator=state.rng, device=state.device)
+        with _autocast(state):
+            penalty, norms = critic_penalty(state.critic, real, fake, mix, record.penalty, config.gp_weight)
+        figures |= {"penalty": penalty, "grad_norm": norms.mean()}
+        loss = loss + penalty
+    _update(state.optimizer_critic, loss)
+    if record.clips:
+        assert config.clip is not None
+        ops.clamp_(list(state.critic.parameters()), config.clip)
+    return {"critic_loss": loss.detach()} | {name: value.detach() for name, value in figures.items()}
+
+
+def generator_step(state: State) -> dict[str, Tensor]:
+    """One update of the generator, and of its average; its figures, from before the update."""
+    config = state.config
+    state.critic.requires_grad_(False)  # the gradient flows through the critic, not into it
+    with _autocast(state):
+        fake = state.generator(_normal(state, config.batch, config.latent))
+        on_fake = state.critic(_noisy(state, fake)).float()
+    loss = config.record.generator_loss(on_fake)
+    _update(state.optimizer_generator, loss)
+    state.critic.requires_grad_(True)
+    state.step += 1
+    if state.ema is not None:
+        _average(state.ema, state.generator, min(config.ema, (1 + state.step) / (10 + state.step)))
+    return {"generator_loss": loss.detach()}
+
+
+def _scores(critic: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """The critic on both in one pass, or in two where batch norm would mix real and fake (as DCGAN's code does)."""
+    if has_batch_norm(critic):
+        return critic(real).float(), critic(fake).float()
+    on_real, on_fake = critic(torch.cat([real, fake])).float().chunk(2)
+    return on_real, on_fake
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """average ← decay · average + (1 - decay) · network, batch statistics included; counters are copied."""
+    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def _normal(state: State, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=state.rng, device=state.device)
+
+
+def _flipped(state: State, images: Tensor) -> Tensor:
+    """Each image mirrored with probability a half, where --flip asks for it."""
+    if not state.config.flip:
+        return images
+    mirror = torch.rand(len(images), 1, 1, 1, generator=state.rng, device=state.device) < 0.5
+    return torch.where(mirror, images.flip(-1), images)
+
+
+def _noisy(state: State, samples: Tensor) -> Tensor:
+    """Instance noise (Sønderby et al. 2017, section 3), its deviation falling linearly to 0 over the run."""
+    config = state.config
+    deviation = config.instance_noise * (1 - state.step / config.steps)
+    return samples + deviation * _normal(state, *samples.shape) if deviation > 0 else samples
+
+
+def _autocast(state: State) -> torch.autocast:
+    return torch.autocast(state.device.type, torch.bfloat16, enabled=state.config.precision == "bf16")
+
+
+# ---- A run
+
+
+def new_state(config: TrainConfig, device: torch.device) -> State:
+    """A run at step 0: weights drawn on the CPU from the seed, so that they do not depend on the device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        generator, critic = build_generator(config), build_critic(config)
+    return _state(config, device, generator, critic, copy.deepcopy(generator) if config.ema else None)
+
+
+def _state(
+    config: TrainConfig, device: torch.device, generator: nn.Module, critic: nn.Module, ema: nn.Module | None
+) -> State:
+    generator, critic = generator.to(device).train(), critic.to(device).train()
+    return State(
+        config,
+        device,
+        generator,
+        critic,
+        ema.to(device).eval().requires_grad_(False) if ema else None,
+        _optimizer(config, generator),
+        _optimizer(config, critic),
+        torch.Generator(device).manual_seed(config.seed),
+    )
+
+
+def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        assert config.betas is not None
+        return torch.optim.Adam(network.parameters(), config.lr, config.betas)
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(network.parameters(), config.lr)
+    return torch.optim.SGD(network.parameters(), config.lr)
+
+
+def restored_state(path: Path, config: TrainConfig, dataset: Dataset, device: torch.device, console: Console) -> State:
+    """The run that the checkpoint at `path` holds, to go on under `config`.
+
+    Raises UsageError if its settings or its data are not those of this run, naming each difference.
+    """
+    content, old = checkpoint.load(path)
+    changed = [f"{flag(name)} was {before}, now {now}" for name, before, now in differences(old, config)]
+    if not changed and content["data"]["fingerprint"] != dataset.fingerprint:
+        changed = [f"the images of --data were {content['data']['count']} others, now {len(dataset)}"]
+    if changed:
+        raise UsageError(
+            f"{path.parent} holds a run with other settings: {'; '.join(changed)}. "
+            "Repeat its settings to go on, choose another -o, or start anew there with --force"
+        )
+    generator = checkpoint.restore(build_generator, config, content["generator"], path)
+    critic = checkpoint.restore(build_critic, config, content["critic"], path)
+    ema = checkpoint.restore(build_generator, config, content["ema"], path) if config.ema else None
+    state = _state(config, device, generator, critic, ema)
+    state.optimizer_generator.load_state_dict(content["optimizer_generator"])
+    state.optimizer_critic.load_state_dict(content["optimizer_critic"])
+    state.step, state.batches = content["step"], content["data"]["batches"]
+    if content["rng"]["device"] == device.type:
+        state.rng.set_state(content["rng"]["state"])
+    else:  # the states of one kind of device mean nothing to another
+        state.rng.manual_seed(config.seed + state.step)
+        console.notice(
+            f"continued on {device.type}, begun on {content['rng']['device']}: other random numbers from here"
+        )
+    return state
+
+
+def save_state(path: Path, state: State, dataset: Dataset) -> None:
+    checkpoint.save(
+        path,
+        {
+            "config": state.config.as_dict(),
+            "step": state.step,
+            "generator": state.generator.state_dict(),
+            "critic": state.critic.state_dict(),
+            "ema": state.ema.state_dict() if state.ema else None,
+            "optimizer_generator": state.optimizer_generator.state_dict(),
+            "optimizer_critic": state.optimizer_critic.state_dict(),
+            "rng": {"device": state.device.type, "state": state.rng.get_state()},
+            "data": {"fingerprint": dataset.fingerprint, "count": len(dataset), "batches": state.batches},
+        },
+    )
+
+
+def train(
+    config: TrainConfig,
+    dataset: Dataset,
+    out: Path,
+    device: torch.device,
+    console: Console,
+    time_limit: float | None = None,  # seconds
+    force: bool = False,
+) -> Path:
+    """Train, or go on with the run in `out`; the path of the newest checkpoint.
+
+    Raises StoppedError after saving when a signal or the time limit ends it, DivergedError for a loss or weight
+    that is not finite.
+    """
+    began = time.monotonic()
+    newest, log = out / "ckpt.pt", out / "metrics.jsonl"
+    resumes = newest.exists() and not force
+    state = restored_state(newest, config, dataset, device, console) if resumes else new_state(config, device)
+    if state.step >= config.steps:
+        console.notice(f"{newest} is at step {state.step} of {config.steps} already: nothing to do")
+        return newest
+    _make_folder(out, config, fresh=not resumes)
+    before = _keep_records(log, state.step)
+    console.notice(f"{'going on at' if resumes else 'training from'} step {state.step}, on {device}")
+
+    facts: dict[str, float] = {}
+    saved = state.step if resumes else None
+    with _stop_signals() as stopped, open(log, "ab", buffering=0) as records:
+        while state.step < config.steps:
+            for _ in range(config.n_critic):
+                real = dataset.batch(state.batches, config.batch, config.seed, device)
+                state.batches += 1
+                figures = critic_step(state, real)
+            figures |= generator_step(state)
+            seconds = before + time.monotonic() - began
+            last = state.step == config.steps
+            if last or state.step % config.log_every == 0:
+                record = _record(state, figures, seconds)
+                _check_finite(state, record, newest, saved)
+                records.write(json.dumps(record).encode() + b"\n")
+                facts = {name: record[key] for key, name in (("wasserstein", "W"), ("js", "JS")) if key in record}
+            console.progress("training", state.step, config.steps, facts)
+            late = time_limit is not None and time.monotonic() - began >= time_limit
+            ends = last or bool(stopped) or late
+            if last or state.step % config.sample_every == 0:
+                _write_grid(state, out / "samples" / f"{state.step:06}.png")
+            if ends or state.step % config.save_every == 0:
+                _check_finite(state, {}, newest, saved)
+                _save(out, state, dataset)
+                saved = state.step
+            if ends and not last:
+                reason, code = ("the time limit", TIME_LIMIT_CODE) if late else _signal_reason(stopped[0])
+                raise StoppedError(
+                    f"stopped by {reason} at step {state.step} of {config.steps}, saved in {newest}", code
+                )
+    curve.write(log, out / "curve.png", console)
+    return newest
+
+
+def _record(state: State, figures: dict[str, Tensor], seconds: float) -> dict[str, Any]:
+    """One line of metrics.jsonl."""
+    config = state.config
+    images = state.batches * config.batch
+    record: dict[str, Any] = {"step": state.step, "images": images}
+    record |= {name: value.item() for name, value in figures.items()}
+    if config.clip is not None:
+        weights = [p.detach() for p in state.critic.parameters()]
+        at_limit = sum((w.abs() >= config.clip).sum() for w in weights)
+        record["clip_fraction"] = float(at_limit) / sum(w.numel() for w in weights)
+    return record | {"images_per_second": round(images / seconds, 2), "seconds": round(seconds, 3)}
+
+
+def _check_finite(state: State, record: dict[str, Any], newest: Path, saved: int | None) -> None:
+    """DivergedError if a figure of the record, or else any weight, is NaN or infinite."""
+    names = [f"{name} is {value}" for name, value in record.items() if not np.isfinite(value)]
+    if not record:
+        for network in ("generator", "critic"):
+            if not all(p.isfinite().all() for p in getattr(state, network).parameters()):
+                names.append(f"a weight of the {network} is not finite")
+    if names:
+        kept = f"{newest} of step {saved} is untouched" if saved is not None else "nothing had been saved yet"
+        raise DivergedError(
+            f"training diverged at step {state.step}: {', '.join(names)}; {kept}. "
+            f"Start anew with a lower --lr (was {state.config.lr:g}) or another --optimizer"
+        )
+
+
+def _make_folder(out: Path, config: TrainConfig, fresh: bool) -> None:
+    (out / "samples").mkdir(parents=True, exist_ok=True)
+    if fresh:  # what a run that was begun here before has left
+        for old in [*out.glob("ckpt*.pt"), *out.glob("samples/[0-9]*.png"), out / "metrics.jsonl", out / "curve.png"]:
+            old.unlink(missing_ok=True)
+    for litter in out.rglob(".*.tmp"):  # of a run that was killed while it wrote
+        litter.unlink()
+    with replacing(out / "config.json") as file:
+        file.write(json.dumps(config.as_dict(), indent=2).encode() + b"\n")
+
+
+def _keep_records(log: Path, step: int) -> float:
+    """Drop the records after `step`, which will be made again, and a half line; the seconds trained so far."""
+    kept, seconds = [], 0.0
+    for line in log.read_bytes().split(b"\n") if log.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["step"] <= step:
+            kept.append(line + b"\n")
+            seconds = record["seconds"]
+    with replacing(log) as file:
+        file.writelines(kept)
+    return float(seconds)
+
+
+def _save(out: Path, state: State, dataset: Dataset) -> None:
+    """Write ckpt.pt, and with --keep a numbered copy, of which the oldest beyond that number go."""
+    config, newest = state.config, out / "ckpt.pt"
+    save_state(newest, state, dataset)
+    if config.keep:
+        link(newest, out / f"ckpt-{state.step:06}.pt")
+        for old in sorted(out.glob("ckpt-*.pt"))[: -config.keep]:
+            old.unlink()
+
+
+def _write_grid(state: State, path: Path) -> None:
+    """64 samples of the same latents each time, those of `wgan sample --seed` with the run's seed."""
+    network = state.ema or state.generator
+    network.eval()
+    rows = sample.latents(state.config.seed, range(64), state.config.latent)
+    sample.write_samples(network, rows, str(path))
+    if network is state.generator:
+        network.train()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that gets the number of a SIGINT or SIGTERM, to be looked at between steps; a second one ends at once."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signal_reason(number: int) -> tuple[str, int]:
+    return signal.Signals(number).name, 128 + number
