@@ -1,0 +1,121 @@
+"""Defaults, where they come from, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from wgan_cli import UsageError
+from wgan_cli.config import TrainConfig, auto_size, differences, padded_size, resolve
+from wgan_cli.variants import VARIANTS
+
+FACTS = {"size": 32, "channels": 1}
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [  # Radford et al. 2016, Arjovsky et al. 2017 and Gulrajani et al. 2017
+        ("gan", {"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "n_critic": 1, "critic_norm": "batch"}),
+        ("ns", {"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "n_critic": 1, "critic_norm": "batch"}),
+        ("clip", {"optimizer": "rmsprop", "lr": 5e-5, "clip": 0.01, "n_critic": 5, "batch": 64, "betas": None}),
+        ("gp", {"lr": 1e-4, "betas": (0.0, 0.9), "gp_weight": 10, "n_critic": 5, "batch": 64, "critic_norm": "none"}),
+    ],
+)
+def test_each_variant_has_its_papers_settings(variant: str, expected: dict[str, Any]) -> None:
+    config, origins = resolve({"variant": variant}, FACTS)
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert all(origins[name] in (f"variant {variant}", "not used") for name in expected)
+
+
+def test_what_is_given_overrules_everything() -> None:
+    given = {"variant": "clip", "lr": 1.0, "size": 16, "width": 8, "critic_norm": "layer"}
+    config, origins = resolve(given, FACTS)
+    assert (config.lr, config.size, config.width, config.critic_norm) == (1.0, 16, 8, "layer")
+    assert {origins[name] for name in given} == {"given"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_fully_connected_critic_has_no_batch_norm_unless_asked(variant: str) -> None:
+    config, origins = resolve({"variant": variant, "arch": "mlp"}, FACTS)
+    assert (config.critic_norm, config.width, origins["width"]) == ("none", 512, "arch mlp")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+def test_every_optimizer_goes_with_every_variant(variant: str, optimizer: str) -> None:
+    config, _ = resolve({"variant": variant, "optimizer": optimizer}, FACTS)
+    assert (config.betas is None) == (optimizer != "adam")
+
+
+def test_points_get_a_fully_connected_generator() -> None:
+    config, _ = resolve({}, {"size": 0, "channels": 2})
+    assert (config.arch, config.shape, config.latent) == ("mlp", (2,), 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr": -1.0}, "--lr -1.0: must be a number above 0"),
+        ({"lr": float("nan")}, "--lr nan"),
+        ({"lr": float("inf")}, "--lr inf"),
+        ({"steps": 0}, "--steps 0: must be a whole number from 1"),
+        ({"batch": -3}, "--batch -3"),
+        ({"betas": (0.5, 1.0)}, "--betas"),
+        ({"betas": (0.5,)}, "--betas"),
+        ({"variant": "clip", "clip": 0.0}, "--clip 0.0"),
+        ({"ema": 1.0}, "--ema 1.0"),
+        ({"instance_noise": -0.1}, "--instance-noise -0.1"),
+        ({"seed": 2**63}, "--seed"),
+        ({"size": 20}, "use 16 or 28"),
+        ({"size": 9}, "use 14"),
+        ({"size": 512}, "--size 512"),
+        ({"critic_norm": "batch"}, "use none or layer"),
+        ({"clip": 0.1}, "variant gp does not clip"),
+        ({"variant": "clip", "gp_weight": 1.0}, "has no gradient penalty"),
+        ({"optimizer": "sgd", "betas": (0.5, 0.9)}, "has no betas"),
+        ({"size": 0}, "use --arch mlp"),
+    ],
+)
+def test_settings_that_make_no_run_are_refused_by_flag(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        resolve(given, FACTS)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("size", [14, 16, 28, 31, 32, 56, 64, 112, 128, 224, 256])
+def test_dcgan_takes_powers_of_two_and_sizes_just_under_one(size: int) -> None:
+    padded = padded_size(size)
+    assert padded is not None and padded & (padded - 1) == 0 and size <= padded <= size * 8 / 7
+    resolve({"size": size}, FACTS)
+
+
+@pytest.mark.parametrize("size", [1, 13, 17, 20, 27, 33, 48, 100, 255 - 32, 257])
+def test_dcgan_takes_no_other_size(size: int) -> None:
+    assert padded_size(size) is None
+
+
+def test_a_fully_connected_network_takes_any_size() -> None:
+    assert resolve({"size": 20, "arch": "mlp"}, FACTS)[0].shape == (1, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("side", "size"), [(1, 16), (16, 16), (27, 16), (28, 28), (29, 16), (32, 32), (63.5, 32), (64, 64), (4000, 64)]
+)
+def test_automatic_size(side: float, size: int) -> None:
+    assert auto_size(side) == size
+
+
+def test_a_config_survives_json_and_back() -> None:
+    for variant in VARIANTS:
+        config, _ = resolve({"variant": variant}, FACTS)
+        assert TrainConfig.from_dict(config.as_dict()) == config
+    with pytest.raises(UsageError, match="unknown settings: depth"):
+        TrainConfig.from_dict({"depth": 3})
+
+
+def test_differences_leave_out_what_a_run_may_change() -> None:
+    old, _ = resolve({}, FACTS)
+    assert differences(old, replace(old, steps=7, log_every=1, save_every=1, keep=2, sample_every=3)) == []
+    assert differences(old, replace(old, lr=1.0)) == [("lr", 1e-4, 1.0)]

@@ -1,0 +1,98 @@
+"""The gradient penalty where its value and its gradient are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wgan_cli import ops
+from wgan_cli.config import TrainConfig
+from wgan_cli.models import build_critic
+from wgan_cli.penalty import critic_penalty
+from wgan_cli.variants import Penalty
+
+
+class Linear(nn.Module):
+    """f(x) = w · x: the gradient is w at every point."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight
+
+
+def test_a_linear_critic_has_its_weights_norm_everywhere() -> None:
+    """weight · (|w| - 1)², and its gradient 2 · weight · (|w| - 1) · w / |w|; here |w| = 5."""
+    w = torch.zeros(12, dtype=torch.float64)
+    w[0], w[7] = 3, 4
+    critic = Linear(w)
+    real, fake = torch.randn(6, 3, 2, 2, dtype=torch.float64), torch.randn(6, 3, 2, 2, dtype=torch.float64)
+    penalty, norms = critic_penalty(critic, real, fake, torch.rand(6, dtype=torch.float64), Penalty(), 10.0)
+    torch.testing.assert_close(norms, torch.full((6,), 5.0, dtype=torch.float64))
+    assert penalty.item() == pytest.approx(10 * 16)
+    penalty.backward()
+    torch.testing.assert_close(critic.weight.grad, 2 * 10 * 4 * w / 5)
+
+
+def test_the_points_lie_between_real_and_fake_at_each_samples_own_place() -> None:
+    """f(x) = |x|² / 2 has gradient x, so the norms are those of the points."""
+
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1).square().sum(1) / 2
+
+    real, fake = torch.full((3, 1), 8.0), torch.full((3, 1), 2.0)
+    _, norms = critic_penalty(Half(), real, fake, torch.tensor([0.0, 0.5, 1.0]), Penalty(), 1.0)
+    torch.testing.assert_close(norms.detach(), torch.tensor([2.0, 5.0, 8.0]))
+
+
+def test_the_norm_is_each_samples_own() -> None:
+    grads = torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]], [[0.0, 1.0]]])
+    penalty, norms = ops.gradient_penalty(grads, 6.0)
+    torch.testing.assert_close(norms, torch.tensor([5.0, 0.0, 1.0]))
+    assert penalty.item() == pytest.approx(6 * (16 + 1 + 0) / 3)
+
+
+def test_one_sided_counts_only_norms_above_the_target() -> None:
+    grads = torch.tensor([[3.0, 4.0], [0.1, 0.0]])
+    assert ops.gradient_penalty(grads, 1.0, 2.0, one_sided=True)[0].item() == pytest.approx((5 - 2) ** 2 / 2)
+
+
+def test_a_zero_row_has_gradient_zero() -> None:
+    grads = torch.zeros(2, 3, requires_grad=True)
+    penalty, _ = ops.gradient_penalty(grads, 10.0)
+    assert penalty.item() == pytest.approx(10.0)
+    penalty.backward()
+    assert grads.grad is not None and not grads.grad.any()
+
+
+@pytest.mark.parametrize("arch", ["mlp", "dcgan"])
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_its_gradient_in_the_weights_agrees_with_finite_differences(arch: str, norm: str) -> None:
+    torch.manual_seed(0)
+    config = TrainConfig(arch=arch, size=16, channels=1, width=2, critic_norm=norm)
+    critic = build_critic(config).double()
+    for parameter in critic.parameters():  # large enough that the norms are not all near 0
+        parameter.data *= 5
+    real, fake = torch.randn(2, 3, 1, 16, 16, dtype=torch.float64)
+    mix = torch.rand(3, dtype=torch.float64)
+
+    def value() -> Tensor:
+        return critic_penalty(critic, real, fake, mix, Penalty(), 10.0)[0]
+
+    value().backward()
+    step = 1e-6
+    for parameter in critic.parameters():
+        flat, place = parameter.data.view(-1), parameter.numel() // 2
+        here = flat[place].item()
+        values = []
+        for moved in (here + step, here - step):
+            flat[place] = moved
+            values.append(value().item())
+        flat[place] = here
+        measured = (values[0] - values[1]) / (2 * step)
+        gradient = 0.0 if parameter.grad is None else parameter.grad.view(-1)[place].item()
+        assert gradient == pytest.approx(measured, rel=1e-4, abs=1e-6)

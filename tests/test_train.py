@@ -1,0 +1,340 @@
+"""The training step in closed form, and runs that are stopped, continued, refused and diverge."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpoint
+from wgan_cli.config import TrainConfig, resolve
+from wgan_cli.console import Console
+from wgan_cli.data import Dataset
+from wgan_cli.sample import grid, latents, write_samples
+from wgan_cli.train import State, critic_step, generator_step, new_state, train
+from wgan_cli.variants import VARIANTS
+
+CPU = torch.device("cpu")
+RUN = {"batch": 4, "latent": 3, "width": 8, "steps": 6, "log_every": 1, "save_every": 2, "sample_every": 3}
+FACTS = {"size": 16, "channels": 1}
+
+
+def settings(**given: Any) -> TrainConfig:
+    return resolve({**RUN, **given}, FACTS)[0]
+
+
+def images(count: int = 10, seed: int = 0) -> Dataset:
+    rows = np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
+    return Dataset(rows, hashlib.sha256(rows).hexdigest())
+
+
+def run(config: TrainConfig, out: Path, dataset: Dataset | None = None, **options: Any) -> Path:
+    return train(config, dataset or images(), out, CPU, Console(io.StringIO(), verbose=True), **options)
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_bytes().splitlines()]
+
+
+def state_hash(path: Path) -> str:
+    """sha256 over every tensor and number that a checkpoint holds."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in value:
+                digest.update(repr(key).encode())
+                add(value[key])
+        elif isinstance(value, (list, tuple)):
+            for entry in value:
+                add(entry)
+        elif isinstance(value, torch.Tensor):
+            digest.update(value.contiguous().numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
+
+    add(checkpoint.load(path)[0])
+    return digest.hexdigest()
+
+
+# ---- One step
+
+
+class Shift(nn.Module):
+    """G(z) = z + b: a generator with one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Parameter(torch.zeros(1))
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return z + self.b
+
+
+class Slope(nn.Module):
+    """f(x) = a · x: a critic with one parameter."""
+
+    def __init__(self, a: float) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([a]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.a).sum(1)
+
+
+def line(variant: str, a: float = 0.5, **given: Any) -> State:
+    """A run on the real line with plain gradient descent at rate 0.1."""
+    plain = {"variant": variant, "optimizer": "sgd", "lr": 0.1, "latent": 1}
+    config, _ = resolve({**plain, **given}, {"size": 0, "channels": 1})
+    state = new_state(config, CPU)
+    state.generator, state.critic = Shift(), Slope(a)
+    state.optimizer_generator = torch.optim.SGD(state.generator.parameters(), 0.1)
+    state.optimizer_critic = torch.optim.SGD(state.critic.parameters(), 0.1)
+    return state
+
+
+def inputs_of(network: nn.Module) -> list[torch.Tensor]:
+    """A list that gets whatever the network is called with from now on."""
+    seen: list[torch.Tensor] = []
+    network.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    return seen
+
+
+def test_a_critic_step_of_wgan_gp_on_the_line() -> None:
+    """L = a (E z - E x) + λ (|a| - 1)², so dL/da = E z - E x + 2 λ (a - 1) for a > 0."""
+    state = line("gp", gp_weight=3.0)
+    real = torch.tensor([[2.0], [4.0]])
+    z = torch.randn(2, 1, generator=torch.Generator().manual_seed(0))
+    figures = critic_step(state, real)
+    gap = z.mean().item() - 3.0
+    assert figures["wasserstein"].item() == pytest.approx(-0.5 * gap)
+    assert figures["penalty"].item() == pytest.approx(3 * 0.25)
+    assert figures["grad_norm"].item() == pytest.approx(0.5)
+    assert figures["critic_loss"].item() == pytest.approx(0.5 * gap + 0.75)
+    assert state.critic.get_parameter("a").item() == pytest.approx(0.5 - 0.1 * (gap + 2 * 3 * (0.5 - 1)))
+
+
+def test_a_critic_step_of_wgan_clips_after_the_step() -> None:
+    state = line("clip", a=0.009)
+    critic_step(state, torch.full((2, 1), 50.0))
+    assert state.critic.get_parameter("a").item() == pytest.approx(0.01)
+
+
+def test_a_generator_step_moves_the_generator_alone() -> None:
+    """L = -E a (z + b), so b rises by lr · a; the critic keeps its weight and gets no gradient."""
+    state = line("gp", a=0.5)
+    generator_step(state)
+    assert state.generator.get_parameter("b").item() == pytest.approx(0.05)
+    slope = state.critic.get_parameter("a")
+    assert slope.item() == 0.5 and slope.grad is None and slope.requires_grad
+    assert state.step == 1
+
+
+def test_the_average_follows_the_weights_with_its_decay() -> None:
+    """Its decay begins at (1 + t) / (10 + t) and ends at --ema: after one step 2/11 here, or --ema if lower."""
+    for decay, expected in ((0.9, 2 / 11), (0.1, 0.1)):
+        state = new_state(settings(ema=decay), CPU)
+        before = [p.clone() for p in state.generator.parameters()]
+        generator_step(state)
+        assert state.ema is not None
+        for mean, old, new in zip(state.ema.parameters(), before, state.generator.parameters(), strict=True):
+            torch.testing.assert_close(mean, expected * old + (1 - expected) * new)
+
+
+def test_instance_noise_falls_linearly_to_nothing() -> None:
+    """A critic of slope 1 on real samples all 0 scores the noise itself."""
+    scores: list[float] = []
+    for step in (0, 5, 9):
+        state = line("gan", a=1.0, instance_noise=2.0, steps=10)
+        state.step = step
+        seen = inputs_of(state.critic)
+        critic_step(state, torch.zeros(4000, 1))
+        scores.append(seen[0][:4000].std().item())
+    assert scores == pytest.approx([2.0, 1.0, 0.2], rel=0.05)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("arch", ["mlp", "dcgan"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_step_of_every_pair_changes_both_networks(variant: str, arch: str, precision: str) -> None:
+    state = new_state(settings(variant=variant, arch=arch, precision=precision), CPU)
+    before = [[p.clone() for p in n.parameters()] for n in (state.generator, state.critic)]
+    figures = critic_step(state, torch.randn(4, 1, 16, 16)) | generator_step(state)
+    assert all(value.isfinite() and value.dtype == torch.float32 for value in figures.values())
+    assert state.config.record.estimate in figures
+    for network, old in zip((state.generator, state.critic), before, strict=True):
+        assert any(not p.equal(q) for p, q in zip(network.parameters(), old, strict=True))
+        assert all(p.dtype == torch.float32 for p in network.parameters())
+
+
+def test_flips_mirror_about_half_of_the_images() -> None:
+    state = new_state(settings(flip=True), CPU)
+    seen = inputs_of(state.critic)
+    image = torch.arange(256.0).view(1, 1, 16, 16) / 256
+    critic_step(state, image.repeat(200, 1, 1, 1))
+    kept = sum(bool(x.equal(image[0])) for x in seen[0][:200])
+    mirrored = sum(bool(x.equal(image[0].flip(-1))) for x in seen[0][:200])
+    assert kept + mirrored == 200 and 60 < kept < 140
+
+
+# ---- Runs
+
+
+@pytest.mark.parametrize("arch", ["mlp", "dcgan"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_stopped_after_every_step_ends_bit_for_bit_as_one_that_was_not(
+    variant: str, arch: str, tmp_path: Path
+) -> None:
+    config = settings(variant=variant, arch=arch, ema=0.9, flip=True, instance_noise=0.1)
+    run(config, tmp_path / "whole")
+    for stop in range(1, RUN["steps"]):
+        with pytest.raises(StoppedError) as error:
+            run(config, tmp_path / "parts", time_limit=0.0)
+        assert error.value.exit_code == 75 and f"at step {stop} of 6" in str(error.value)
+    run(config, tmp_path / "parts")
+    assert state_hash(tmp_path / "whole/ckpt.pt") == state_hash(tmp_path / "parts/ckpt.pt")
+    measured = ("seconds", "images_per_second")
+    whole, parts = (
+        [{k: v for k, v in record.items() if k not in measured} for record in records(tmp_path / name)]
+        for name in ("whole", "parts")
+    )
+    assert whole == parts
+    assert (tmp_path / "whole/samples/000006.png").read_bytes() == (tmp_path / "parts/samples/000006.png").read_bytes()
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run(settings(ema=0.5), tmp_path / name)
+    for file in ("ckpt.pt", "config.json", "samples/000003.png", "samples/000006.png"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_another_seed_gives_another_run(tmp_path: Path) -> None:
+    hashes = {state_hash(run(settings(seed=seed, steps=1), tmp_path / str(seed))) for seed in range(3)}
+    assert len(hashes) == 3
+
+
+def test_more_steps_go_on_from_the_end(tmp_path: Path) -> None:
+    run(settings(steps=8), tmp_path / "whole")
+    run(settings(steps=5), tmp_path / "parts")
+    run(settings(steps=8), tmp_path / "parts")
+    whole, parts = (checkpoint.load(tmp_path / name / "ckpt.pt")[0] for name in ("whole", "parts"))
+    assert all(whole["generator"][k].equal(parts["generator"][k]) for k in whole["generator"])
+    assert [r["step"] for r in records(tmp_path / "parts")] == list(range(1, 9))
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    path = run(settings(), tmp_path)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    assert run(settings(), tmp_path) == path
+    assert run(settings(steps=3), tmp_path) == path
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+
+
+def test_a_folder_with_another_run_is_refused_with_what_differs_unless_forced(tmp_path: Path) -> None:
+    run(settings(), tmp_path)
+    with pytest.raises(UsageError) as error:
+        run(settings(lr=0.5, width=3), tmp_path)
+    assert "--width was 8, now 3" in str(error.value) and "--lr was 0.0001, now 0.5" in str(error.value)
+    with pytest.raises(UsageError, match="images of --data"):
+        run(settings(), tmp_path, images(seed=1))
+    run(settings(width=3, steps=2), tmp_path, force=True)
+    assert checkpoint.load(tmp_path / "ckpt.pt")[1].width == 3
+    assert len(records(tmp_path)) == 2 and not (tmp_path / "samples/000006.png").exists()
+
+
+def test_records_have_the_named_columns(tmp_path: Path) -> None:
+    common = {"step", "images", "critic_loss", "generator_loss", "images_per_second", "seconds"}
+    for variant, own in {
+        "gan": {"js"},
+        "ns": {"js"},
+        "clip": {"wasserstein", "clip_fraction"},
+        "gp": {"wasserstein", "penalty", "grad_norm"},
+    }.items():
+        run(settings(variant=variant, n_critic=3), tmp_path / variant)
+        assert [set(record) for record in records(tmp_path / variant)] == [common | own] * 6
+        assert [record["images"] for record in records(tmp_path / variant)] == [12 * step for step in range(1, 7)]
+
+
+def test_clip_fraction_is_the_share_of_weights_at_the_limit(tmp_path: Path) -> None:
+    run(settings(variant="clip", clip=0.02, n_critic=1, steps=2), tmp_path)
+    critic, _ = checkpoint.load_critic(tmp_path / "ckpt.pt", CPU)
+    weights = torch.cat([parameter.flatten() for parameter in critic.parameters()]).abs()
+    assert weights.max() == torch.tensor(0.02)
+    assert records(tmp_path)[-1]["clip_fraction"] == pytest.approx((weights == weights.max()).float().mean().item())
+
+
+def test_log_save_sample_and_keep_count_steps(tmp_path: Path) -> None:
+    run(settings(steps=7, log_every=3, save_every=2, sample_every=4, keep=2), tmp_path)
+    assert [record["step"] for record in records(tmp_path)] == [3, 6, 7]
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["000004.png", "000007.png"]
+    assert sorted(p.name for p in tmp_path.glob("ckpt*")) == ["ckpt-000006.pt", "ckpt-000007.pt", "ckpt.pt"]
+    assert (tmp_path / "ckpt-000007.pt").read_bytes() == (tmp_path / "ckpt.pt").read_bytes()
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_the_sample_grid_is_what_sample_draws_with_the_runs_seed(tmp_path: Path) -> None:
+    path = run(settings(seed=5), tmp_path)
+    generator, config = checkpoint.load_generator(path, CPU)
+    write_samples(generator, latents(5, range(64), config.latent), str(tmp_path / "again.png"))
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "samples/000006.png").read_bytes()
+
+
+def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    config = settings(steps=4)
+    before = run(config, tmp_path).read_bytes()
+    content = torch.load(tmp_path / "ckpt.pt", weights_only=True)
+    content["critic"]["score.bias"].fill_(float("nan"))
+    with open(tmp_path / "ckpt.pt", "wb") as file:
+        torch.save(content, file)
+    poisoned = (tmp_path / "ckpt.pt").read_bytes()
+    assert poisoned != before
+    with pytest.raises(DivergedError, match=r"at step 5: critic_loss is nan.*ckpt.pt of step 4 is untouched"):
+        run(settings(steps=8), tmp_path)
+    assert (tmp_path / "ckpt.pt").read_bytes() == poisoned
+    assert all(np.isfinite(list(record.values())).all() for record in records(tmp_path))
+
+
+def test_a_rate_far_too_high_diverges_before_anything_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="nothing had been saved yet"):
+        run(settings(lr=1e30, log_every=100, save_every=100, steps=200), tmp_path)
+    assert not (tmp_path / "ckpt.pt").exists()
+
+
+def test_half_a_line_of_metrics_is_dropped_on_resume(tmp_path: Path) -> None:
+    config = settings()
+    with pytest.raises(StoppedError):
+        run(config, tmp_path, time_limit=0.0)
+    with open(tmp_path / "metrics.jsonl", "ab") as log:
+        log.write(b'{"step": 2, "critic_lo')
+    run(config, tmp_path)
+    assert [record["step"] for record in records(tmp_path)] == list(range(1, 7))
+
+
+def test_a_damaged_checkpoint_is_not_trained_over(tmp_path: Path) -> None:
+    path = run(settings(), tmp_path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError):
+        run(settings(steps=9), tmp_path)
+
+
+def test_toy_points_train_and_are_drawn_as_dots(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
+    config = resolve({**RUN, "variant": "gp"}, {"size": 0, "channels": 2})[0]
+    run(config, tmp_path, Dataset(points, "points"))
+    assert (tmp_path / "samples/000006.png").exists()
+    picture = np.asarray(grid(np.array([[0.0, 0.0], [2.0, 1.0], [9.0, 9.0]], np.float32)))
+    assert picture[256, 256] == 0 and picture[153, 460] == 0 and (picture == 0).sum() == 18
+
+
+def test_the_curve_is_drawn_where_matplotlib_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run(settings(), tmp_path)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
