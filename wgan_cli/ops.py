@@ -12,8 +12,8 @@ from torch import Tensor
 def clamp_(params: Sequence[Tensor], c: float) -> None:
     """Clamp every tensor into [-c, c] in place; NaN stays NaN. Arjovsky et al. 2017, algorithm 1, line 7."""
     if params:
-        torch._foreach_clamp_min_(params, -c)
-        torch._foreach_clamp_max_(params, c)
+        torch._foreach_clamp_min_(list(params), -c)
+        torch._foreach_clamp_max_(list(params), c)
 
 
 def gradient_penalty(
