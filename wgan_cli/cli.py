@@ -22,7 +22,7 @@ import click
 from click.core import ParameterSource
 
 from . import DataError, StoppedError, UsageError, WganError, __version__
-from .config import ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, TrainConfig, resolve
+from .config import ARCH_DEFAULTS, ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, TrainConfig, resolve
 from .console import Console, printable
 from .files import check_writable
 from .variants import VARIANTS
@@ -67,6 +67,8 @@ def _show(error: Exception) -> int:
         console.row(f"Try `{error.ctx.command_path if error.ctx else 'wgan'} -h`.")
     elif isinstance(error, click.ClickException):
         console.error(error.format_message())
+    elif isinstance(error, StoppedError):
+        console.row(str(error))
     elif isinstance(error, WganError):
         console.error(str(error))
     elif isinstance(error, OSError) and error.strerror:
@@ -117,16 +119,21 @@ def _in_run(path: Path | None) -> Path | None:
 
 def _setting(name: str, **attributes: Any) -> Callable[[Command], Command]:
     """An option for a field of TrainConfig. The default stays there or in the variants; the help shows it."""
-    if "default" not in attributes["help"]:
+    if "[default" not in attributes["help"]:
         attributes["help"] += f"  [default: {_default_of(name)}]"
     return click.option("--" + name.replace("_", "-"), name, default=None, **attributes)
 
 
 def _default_of(name: str) -> str:
-    papers = {variant: record.defaults[name] for variant, record in VARIANTS.items() if name in record.defaults}
-    if not papers:
-        return _plain(next(f.default for f in fields(TrainConfig) if f.name == name))
-    return ", ".join(f"{variant} {_plain(value)}" for variant, value in papers.items())
+    """`64`, or where it depends on the variant or the architecture `gan ns 128, clip gp 64`."""
+    for records in ({v: record.defaults for v, record in VARIANTS.items()}, ARCH_DEFAULTS):
+        owners: dict[str, list[str]] = {}
+        for owner, defaults in records.items():
+            if name in defaults:
+                owners.setdefault(_plain(defaults[name]), []).append(owner)
+        if owners:
+            return ", ".join(f"{' '.join(names)} {value}" for value, names in owners.items())
+    return _plain(next(f.default for f in fields(TrainConfig) if f.name == name))
 
 
 def _plain(value: Any) -> str:
@@ -165,7 +172,9 @@ def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> No
         ctx.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "WGAN"})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "WGAN", "max_content_width": 110}
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -208,9 +217,11 @@ def cli() -> None:
 @_setting("flip", is_flag=True, help="Mirror half of the images.  [default: no]")
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")
 @_setting("latent", type=int, help="Dimensions of the latent.")
-@_setting("width", type=int, help="Feature maps or hidden units.  [default: dcgan 64, mlp 512]")
+@_setting("width", type=int, help="Feature maps or hidden units.")
 @_setting("n_critic", type=int, help="Critic steps before each generator step.")
-@_setting("critic_norm", type=click.Choice(CRITIC_NORMS), help="Normalisation in the critic; mlp: none.")
+@_setting(
+    "critic_norm", type=click.Choice(CRITIC_NORMS), help="Normalisation in the critic (by default none in an mlp)."
+)
 @_setting("optimizer", type=click.Choice(OPTIMIZERS), help="Of both networks.")
 @_setting("lr", type=float, help="Learning rate.")
 @_setting("betas", metavar="B1,B2", callback=_betas, help="Of adam.")

@@ -284,7 +284,7 @@ def train(
             if ends and not last:
                 reason, code = ("the time limit", TIME_LIMIT_CODE) if late else _signal_reason(stopped[0])
                 raise StoppedError(
-                    f"stopped by {reason} at step {state.step} of {config.steps}, saved in {newest}", code
+                    f"Stopped by {reason} at step {state.step} of {config.steps}, saved in {newest}", code
                 )
     curve.write(log, out / "curve.png", console)
     figures_text = "".join(f", {name} {value:.4g}" for name, value in facts.items())
