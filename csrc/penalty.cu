@@ -93,6 +93,7 @@ __global__ void __launch_bounds__(kThreads) penalty_forward_kernel(
   // The block that came last: every sum is there, and is added in an order that does not depend
   // on which block this is.
   A cost = 0;
+#pragma unroll 1
   for (int64_t r = threadIdx.x; r < k.rows; r += kThreads) {
     A sum = 0;
     for (int32_t slice = 0; slice < k.slices; ++slice) {
