@@ -5,7 +5,10 @@
 namespace wgan {
 namespace {
 
-constexpr int kLoads = 2;  // of three arrays each
+// Of three arrays each. Sixteen 16-bit values with their roots and quotients would be more than
+// sm_100 has registers for.
+template <typename T>
+constexpr int kLoads = sizeof(T) == 2 ? 1 : 2;
 
 template <typename A>
 struct Constants {
@@ -23,7 +26,7 @@ __global__ void __launch_bounds__(kThreads)
   using A = compute_t<T>;
   const A lr = k.lr_tensor ? static_cast<A>(*k.lr_tensor) : k.lr;
   // x: parameter, gradient, mean of squares. The gradient is read only.
-  apply_to_list<T, kLoads, 0b111, 0b101>(tensors, [&](A(&x)[3]) {
+  apply_to_list<T, kLoads<T>, 0b111, 0b101>(tensors, [&](A(&x)[3]) {
     x[2] = k.alpha * x[2] + k.rest * x[1] * x[1];
     x[0] = clamped(x[0] - lr * x[1] / (root(x[2]) + k.eps), k.c);
   });
@@ -46,7 +49,7 @@ const char* rmsprop_clamp(
         static_cast<A>(settings.eps),       static_cast<A>(settings.c),
     };
     return for_lists(
-        entries, count, kChunk<T, kLoads>, [&](const TensorList<3>& tensors, unsigned blocks) {
+        entries, count, kChunk<T, kLoads<T>>, [&](const TensorList<3>& tensors, unsigned blocks) {
           return launch(rmsprop_kernel<T>, blocks, kThreads, stream, tensors, constants);
         });
   });
