@@ -100,9 +100,9 @@ def extension(version: str, cuda: str) -> dict[str, Any]:
                     raise
                 for ext in self.extensions:  # that an earlier build may have left
                     Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
-                self.extensions = self.distribution.ext_modules = []
+                self.extensions = []
                 first_line = (str(error) or type(error).__name__).strip().splitlines()[0]
-                write_note(self, f"not built: compilation failed: {first_line}")
+                write_note(self, f"not built: compilation failed ({first_line}); with WGAN_CUDA=1 pip shows all of it")
 
     module = CUDAExtension(
         "wgan_cli._C",

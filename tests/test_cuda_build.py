@@ -30,7 +30,7 @@ def test_it_is_one_file_for_every_python() -> None:
 
 
 def test_info_names_the_kernels_and_what_they_were_built_for() -> None:
-    lines = _run(sys.executable, "-m", "wgan_cli", "info").splitlines()
+    lines = _run(str(Path(sys.executable).with_name("wgan")), "info").splitlines()
     (line,) = (line for line in lines if line.startswith("kernels "))
     assert "loaded, built for compute capability" in line and f"torch {torch.__version__}" in line
 
