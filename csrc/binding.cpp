@@ -30,11 +30,11 @@
 
 #include "ops.h"
 
-#ifndef WGAN_NAMESPACE  // the emulator's build has another, so that both can be loaded
-#define WGAN_NAMESPACE wgan
-#endif
-
-#ifndef WGAN_EMULATOR
+#ifdef WGAN_EMULATOR
+#define WGAN_DISPATCH_KEY CPU
+#else
+#define WGAN_NAMESPACE wgan  // the emulator's build names another, so that both can be loaded
+#define WGAN_DISPATCH_KEY CUDA
 // Declared here, as the shim has it only where torch's own CUDA headers are asked for.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 #endif
@@ -128,14 +128,13 @@ bool same_layout(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-void check_device(const Argument& argument, const Tensor& tensor, int32_t index) {
+void check_device(const Argument& argument, const Tensor& tensor, [[maybe_unused]] int32_t index) {
 #ifdef WGAN_EMULATOR
-  (void)index;
   check(tensor.is_cpu(), argument, " must be on the CPU, where the emulator is");
 #else
   check(
-      tensor.is_cuda() && tensor.get_device_index() == index, argument,
-      " must be on cuda:", index, " like the first tensor of the call");
+      tensor.is_cuda() && tensor.get_device_index() == index, argument, " must be on cuda:", index,
+      " like the first tensor of the call");
 #endif
 }
 
@@ -162,12 +161,8 @@ DType check_list(
 
 // That `tensors` match `params` one to one, so that one index serves both.
 void check_alike(
-    const char* op,
-    const char* name,
-    const std::vector<Tensor>& tensors,
-    const std::vector<Tensor>& params,
-    DType dtype,
-    int32_t device) {
+    const char* op, const char* name, const std::vector<Tensor>& tensors,
+    const std::vector<Tensor>& params, DType dtype, int32_t device) {
   check(
       tensors.size() == params.size(), Argument{op, name}, " must have as many tensors as params: ",
       tensors.size(), " and ", params.size());
@@ -195,32 +190,18 @@ const void* check_wide(
 
 // ---- Launching
 
-void* current_stream(int32_t device) {
-  void* stream = nullptr;
+// While it lives, its device is the current one; `stream` is the current stream there.
+struct OnDevice {
 #ifdef WGAN_EMULATOR
-  (void)device;
+  explicit OnDevice(int32_t) {}
 #else
-  const auto code = aoti_torch_get_current_cuda_stream(device, &stream);
-  check(code == 0, "no current stream on cuda:", device);
-#endif
-  return stream;
-}
-
-// Makes the tensor's device the current one for as long as this lives.
-class OnDevice {
- public:
-  explicit OnDevice(int32_t index)
-#ifndef WGAN_EMULATOR
-      : guard_(index)
-#endif
-  {
-    (void)index;
+  explicit OnDevice(int32_t index) : guard(index) {
+    const auto code = aoti_torch_get_current_cuda_stream(index, &stream);
+    check(code == 0, "there is no current stream on cuda:", index);
   }
-
-#ifndef WGAN_EMULATOR
- private:
-  torch::stable::accelerator::DeviceGuard guard_;
+  torch::stable::accelerator::DeviceGuard guard;
 #endif
+  void* stream = nullptr;
 };
 
 void check_launch(const char* op, const char* error) {
@@ -242,19 +223,13 @@ void clamp_(std::vector<Tensor> params, double c) {
   for (const Tensor& param : params) {
     entries.push_back({{param.mutable_data_ptr()}, param.numel()});
   }
-  const OnDevice guard(device);
-  check_launch(op, wgan::clamp(entries.data(), entries.size(), dtype, c, current_stream(device)));
+  const OnDevice on(device);
+  check_launch(op, wgan::clamp(entries.data(), entries.size(), dtype, c, on.stream));
 }
 
 void rmsprop_clamp_(
-    std::vector<Tensor> params,
-    std::vector<Tensor> grads,
-    std::vector<Tensor> square_avgs,
-    double lr,
-    double alpha,
-    double eps,
-    double c,
-    std::optional<Tensor> lr_tensor) {
+    std::vector<Tensor> params, std::vector<Tensor> grads, std::vector<Tensor> square_avgs,
+    double lr, double alpha, double eps, double c, std::optional<Tensor> lr_tensor) {
   const char* op = "rmsprop_clamp_";
   check_not_negative(op, "lr", lr);
   check_not_negative(op, "alpha", alpha);
@@ -280,19 +255,14 @@ void rmsprop_clamp_(
     void* const grad = const_cast<void*>(grads[i].const_data_ptr());  // read only
     entries.push_back({{param, grad, square_avgs[i].mutable_data_ptr()}, params[i].numel()});
   }
-  const OnDevice guard(device);
+  const OnDevice on(device);
   check_launch(
-      op, wgan::rmsprop_clamp(
-              entries.data(), entries.size(), dtype, settings, current_stream(device)));
+      op, wgan::rmsprop_clamp(entries.data(), entries.size(), dtype, settings, on.stream));
 }
 
-// grads: [B, ...], each sample's elements one piece of memory, in whatever order (the same for all).
+// grads: [B, ...], each sample in one piece of memory, its elements in any order, the same for all.
 wgan::Penalty check_penalty(
-    const Argument& argument,
-    const Tensor& grads,
-    double weight,
-    double target,
-    bool one_sided,
+    const Argument& argument, const Tensor& grads, double weight, double target, bool one_sided,
     int32_t device) {
   check_tensor(argument, grads, device);
   check(grads.dim() >= 2, argument, " must have a batch and at least one more dimension");
@@ -323,7 +293,7 @@ std::tuple<Tensor, Tensor> gradient_penalty(
   check(
       ticket.scalar_type() == ScalarType::Int && ticket.numel() == 1, Argument{op, "ticket"},
       " must be one int32");
-  const OnDevice guard(device);
+  const OnDevice on(device);
   const ScalarType wide = wide_type(dtype);
   Tensor penalty = torch::stable::new_empty(grads, {}, wide);
   Tensor norms = torch::stable::new_empty(grads, {settings.rows}, wide);
@@ -333,18 +303,13 @@ std::tuple<Tensor, Tensor> gradient_penalty(
       op, wgan::penalty_forward(
               grads.const_data_ptr(), penalty.mutable_data_ptr(), norms.mutable_data_ptr(),
               partials.mutable_data_ptr(), const_cast<void*>(ticket.const_data_ptr()), dtype,
-              settings, current_stream(device)));
+              settings, on.stream));
   return {penalty, norms};
 }
 
 Tensor gradient_penalty_backward(
-    Tensor grads,
-    Tensor norms,
-    std::optional<Tensor> grad_penalty,
-    std::optional<Tensor> grad_norms,
-    double weight,
-    double target,
-    bool one_sided) {
+    Tensor grads, Tensor norms, std::optional<Tensor> grad_penalty,
+    std::optional<Tensor> grad_norms, double weight, double target, bool one_sided) {
   const char* op = "gradient_penalty_backward";
   const int32_t device = grads.get_device_index();
   const wgan::Penalty settings =
@@ -356,13 +321,13 @@ Tensor gradient_penalty_backward(
   const void* const norms_address = address("norms", norms, settings.rows);
   const void* const penalty_address = address("grad_penalty", grad_penalty, 1);
   const void* const grad_norms_address = address("grad_norms", grad_norms, settings.rows);
-  const OnDevice guard(device);
+  const OnDevice on(device);
   Tensor grad_grads = torch::stable::empty_like(grads);
   check(same_layout(grads, grad_grads), op, ": empty_like gave other strides than those of grads");
   check_launch(
       op, wgan::penalty_backward(
               grads.const_data_ptr(), norms_address, penalty_address, grad_norms_address,
-              grad_grads.mutable_data_ptr(), dtype, settings, current_stream(device)));
+              grad_grads.mutable_data_ptr(), dtype, settings, on.stream));
   return grad_grads;
 }
 
@@ -380,12 +345,6 @@ STABLE_TORCH_LIBRARY(WGAN_NAMESPACE, library) {
       "gradient_penalty_backward(Tensor grads, Tensor norms, Tensor? grad_penalty, "
       "Tensor? grad_norms, float weight, float target, bool one_sided) -> Tensor");
 }
-
-#ifdef WGAN_EMULATOR
-#define WGAN_DISPATCH_KEY CPU
-#else
-#define WGAN_DISPATCH_KEY CUDA
-#endif
 
 STABLE_TORCH_LIBRARY_IMPL(WGAN_NAMESPACE, WGAN_DISPATCH_KEY, library) {
   library.impl("clamp_", TORCH_BOX(&clamp_));

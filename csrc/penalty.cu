@@ -180,14 +180,8 @@ int64_t penalty_partials(const Penalty& settings, DType dtype) {
 }
 
 const char* penalty_forward(
-    const void* grads,
-    void* penalty,
-    void* norms,
-    void* partials,
-    void* ticket,
-    DType dtype,
-    const Penalty& settings,
-    void* stream) {
+    const void* grads, void* penalty, void* norms, void* partials, void* ticket, DType dtype,
+    const Penalty& settings, void* stream) {
   const int64_t blocks = penalty_partials(settings, dtype);
   return for_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -201,14 +195,8 @@ const char* penalty_forward(
 }
 
 const char* penalty_backward(
-    const void* grads,
-    const void* norms,
-    const void* grad_penalty,
-    const void* grad_norms,
-    void* grad_grads,
-    DType dtype,
-    const Penalty& settings,
-    void* stream) {
+    const void* grads, const void* norms, const void* grad_penalty, const void* grad_norms,
+    void* grad_grads, DType dtype, const Penalty& settings, void* stream) {
   if (settings.rows == 0 || settings.columns == 0) {
     return nullptr;
   }

@@ -35,11 +35,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 const char* rmsprop_clamp(
-    const Entry<3>* entries,
-    size_t count,
-    DType dtype,
-    const RmsProp& settings,
-    void* stream) {
+    const Entry<3>* entries, size_t count, DType dtype, const RmsProp& settings, void* stream) {
   return for_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     using A = compute_t<T>;
