@@ -32,7 +32,7 @@ def settings(**given: Any) -> TrainConfig:
 
 def images(count: int = 10, seed: int = 0) -> Dataset:
     rows = np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
-    return Dataset(rows, hashlib.sha256(rows).hexdigest())
+    return Dataset(rows, hashlib.sha256(rows.tobytes()).hexdigest())
 
 
 def run(config: TrainConfig, out: Path, dataset: Dataset | None = None, **options: Any) -> Path:

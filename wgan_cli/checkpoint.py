@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from .files import replacing
 from .models import build_critic, build_generator, parameter_count
 
 FORMAT = 1  # raised when an older version could not read a new file
-KEYS = {
+KEYS: dict[str, type | tuple[type, ...]] = {
     "format": int,
     "config": dict,  # TrainConfig.as_dict()
     "step": int,  # generator updates done
@@ -38,7 +39,19 @@ KEYS = {
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all. Equal content gives equal bytes."""
     with replacing(path) as file:
-        torch.save({"format": FORMAT, **content, "versions": versions()}, file)
+        torch.save(_canonical({"format": FORMAT, **content, "versions": versions()}), file)
+
+
+def _canonical(value: Any) -> Any:
+    """Equal content of equal objects: pickle writes a string or a tuple that it has met before as a reference.
+
+    A run that was continued holds copies where one that never stopped holds the same object twice.
+    """
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_canonical(entry) for entry in value])
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def versions() -> dict[str, str]:
@@ -56,11 +69,9 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
     Raises DataError for anything but a checkpoint that this version can read.
     """
     name = printable(str(path))
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{name}: not a checkpoint of wgan, or one that was cut short; train writes them as ckpt.pt")
     try:
-        if not zipfile.is_zipfile(path):
-            raise DataError(
-                f"{name}: not a checkpoint of wgan, or one that was cut short; train writes them as ckpt.pt"
-            )
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise DataError(
@@ -68,8 +79,8 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
         ) from None
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror}") from None
-    except (RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError) as error:
-        raise DataError(f"{name}: damaged ({str(error).splitlines()[0]}); take an older copy or train again") from None
+    except Exception as error:  # torch raises nearly everything on broken input
+        raise DataError(f"{name}: damaged ({_reason(error)}); take an older copy or train again") from None
     if not isinstance(content, dict) or "format" not in content:
         raise DataError(f"{name}: not a checkpoint of wgan; those of other tools cannot be read")
     if content["format"] != FORMAT:
@@ -115,12 +126,20 @@ def restore(
     build: Callable[[TrainConfig], nn.Module], config: TrainConfig, weights: Mapping[str, Tensor], path: str | Path
 ) -> nn.Module:
     """A network with the given weights. It takes no memory of its own, whatever size the settings claim."""
-    with torch.device("meta"):
-        module = build(config)
+    try:
+        with torch.device("meta"):
+            module = build(config)
+    except (RuntimeError, TypeError) as error:  # sizes beyond 64 bits
+        raise DataError(f"{printable(str(path))}: its settings make no network ({_reason(error)})") from None
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
-    found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+    found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items() if torch.is_tensor(tensor)}
     if expected != found:
-        wrong = sorted({str(name) for name, _ in expected.items() ^ found.items()})
+        wrong = sorted({printable(str(name)) for name, _ in expected.items() ^ found.items()})
         raise DataError(f"{printable(str(path))}: weights that do not fit its settings: {', '.join(wrong[:3])}")
     module.load_state_dict(weights, assign=True)
     return module
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what torch says, which adds a stack at times."""
+    return printable(str(error).partition("\n")[0]) or type(error).__name__

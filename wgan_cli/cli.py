@@ -22,7 +22,7 @@ import click
 from click.core import ParameterSource
 
 from . import DataError, StoppedError, UsageError, WganError, __version__
-from .config import ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, TrainConfig, resolve
+from .config import ARCH_DEFAULTS, ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, TrainConfig, resolve
 from .console import Console, printable
 from .files import check_writable
 from .variants import VARIANTS
@@ -33,31 +33,42 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def main() -> NoReturn:
     """Run the command line, and end with the documented exit code whatever happens."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller, as in >&-
+            setattr(sys, name, open(os.devnull, mode))
+    stdout = sys.stdout
     try:
         code = cli.main(prog_name="wgan", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         code = 128 + signal.SIGPIPE
+    except SystemExit as end:  # a signal's, completion's, or Click's for a closed pipe: it wraps stdout and exits 1
+        code = end.code if sys.stdout is stdout else 128 + signal.SIGPIPE
     except (KeyboardInterrupt, click.Abort):
         code = 128 + signal.SIGINT
     except Exception as error:
         if "--debug" in sys.argv:
             raise
         code = _show(error)
+    try:
+        sys.stdout.flush()
+    except OSError:  # told already, or a closed pipe; Python would complain once more when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code or 0)
 
 
 def _show(error: Exception) -> int:
     """Say what went wrong in a line or two; the exit code for it."""
     console = Console()
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):  # new in Click 8.2
         error.show()
     elif isinstance(error, click.UsageError):
         console.error(error.format_message())
         console.row(f"Try `{error.ctx.command_path if error.ctx else 'wgan'} -h`.")
     elif isinstance(error, click.ClickException):
         console.error(error.format_message())
+    elif isinstance(error, StoppedError):
+        console.row(str(error))
     elif isinstance(error, WganError):
         console.error(str(error))
     elif isinstance(error, OSError) and error.strerror:
@@ -83,6 +94,7 @@ def _talk_options(command: Command) -> Command:
 _device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
 )
+_path = click.Path(readable=False)  # any text, which the shell completes as a path
 _null_option = click.option("-0", "--null", is_flag=True, help="Paths on stdin end with NUL, as of find -print0.")
 
 
@@ -107,16 +119,21 @@ def _in_run(path: Path | None) -> Path | None:
 
 def _setting(name: str, **attributes: Any) -> Callable[[Command], Command]:
     """An option for a field of TrainConfig. The default stays there or in the variants; the help shows it."""
-    if "default" not in attributes["help"]:
+    if "[default" not in attributes["help"]:
         attributes["help"] += f"  [default: {_default_of(name)}]"
     return click.option("--" + name.replace("_", "-"), name, default=None, **attributes)
 
 
 def _default_of(name: str) -> str:
-    papers = {variant: record.defaults[name] for variant, record in VARIANTS.items() if name in record.defaults}
-    if not papers:
-        return _plain(next(f.default for f in fields(TrainConfig) if f.name == name))
-    return ", ".join(f"{variant} {_plain(value)}" for variant, value in papers.items())
+    """`64`, or where it depends on the variant or the architecture `gan ns 128, clip gp 64`."""
+    for records in ({v: record.defaults for v, record in VARIANTS.items()}, ARCH_DEFAULTS):
+        owners: dict[str, list[str]] = {}
+        for owner, defaults in records.items():
+            if name in defaults:
+                owners.setdefault(_plain(defaults[name]), []).append(owner)
+        if owners:
+            return ", ".join(f"{' '.join(names)} {value}" for value, names in owners.items())
+    return _plain(next(f.default for f in fields(TrainConfig) if f.name == name))
 
 
 def _plain(value: Any) -> str:
@@ -125,25 +142,21 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
-class _Betas(click.ParamType):
-    name = "B1,B2"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not two numbers such as 0.5,0.9.", param, ctx)
+def _betas(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    try:
+        return tuple(float(part) for part in value.split(",")) if value else None
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not two numbers such as 0.5,0.9.") from None
 
 
-class _Duration(click.ParamType):
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", value)
-        if not value or not match:
-            self.fail(f"{value!r} is not a time such as 90s, 30m or 1h30m.", param, ctx)
-        hours, minutes, seconds = (float(part or 0) for part in match.groups())
-        return 3600 * hours + 60 * minutes + seconds
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", value)
+    if not value or not match:
+        raise click.BadParameter(f"{value!r} is not a time such as 90s, 30m or 1h30m.")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 # ---- Commands
@@ -159,7 +172,9 @@ def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> No
         ctx.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "WGAN"})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "WGAN", "max_content_width": 110}
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -187,7 +202,9 @@ def cli() -> None:
 
 
 @cli.command(short_help="Train on a folder of images; prints the checkpoint's path.")
-@click.option("--data", required=True, help="Folder, .zip, .npy, .npz, idx file, `-` for paths on stdin, or toy:NAME.")
+@click.option(
+    "--data", required=True, type=_path, help="Folder, .zip, .npy, .npz, idx file, `-`: paths on stdin, toy:NAME."
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Run folder.  [default: wgan-VARIANT]")
 @_null_option
 @_setting("variant", type=click.Choice(list(VARIANTS)), help="The system to train.")
@@ -200,12 +217,14 @@ def cli() -> None:
 @_setting("flip", is_flag=True, help="Mirror half of the images.  [default: no]")
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")
 @_setting("latent", type=int, help="Dimensions of the latent.")
-@_setting("width", type=int, help="Feature maps or hidden units.  [default: dcgan 64, mlp 512]")
+@_setting("width", type=int, help="Feature maps or hidden units.")
 @_setting("n_critic", type=int, help="Critic steps before each generator step.")
-@_setting("critic_norm", type=click.Choice(CRITIC_NORMS), help="Normalisation in the critic; mlp: none.")
+@_setting(
+    "critic_norm", type=click.Choice(CRITIC_NORMS), help="Normalisation in the critic (by default none in an mlp)."
+)
 @_setting("optimizer", type=click.Choice(OPTIMIZERS), help="Of both networks.")
 @_setting("lr", type=float, help="Learning rate.")
-@_setting("betas", type=_Betas(), help="Of adam.")
+@_setting("betas", metavar="B1,B2", callback=_betas, help="Of adam.")
 @_setting("clip", type=float, help="Critic weights stay in [-CLIP, CLIP].")
 @_setting("gp_weight", type=float, help="Weight of the gradient penalty.")
 @_setting("instance_noise", type=float, metavar="SIGMA", help="Noise on the critic's input, falling to 0.")
@@ -217,7 +236,7 @@ def cli() -> None:
 @_setting("save_every", type=int, metavar="STEPS", help="Between checkpoints.")
 @_setting("keep", type=int, metavar="N", help="Numbered checkpoints to keep beside the newest.")
 @_setting("sample_every", type=int, metavar="STEPS", help="Between sample grids.")
-@click.option("--time-limit", type=_Duration(), help="Save and exit 75 after this time, as in 30m.")
+@click.option("--time-limit", metavar="TIME", callback=_seconds, help="Save and exit 75 after this time, as in 30m.")
 @click.option("--force", is_flag=True, help="Start anew in a folder that holds another run.")
 @click.option("--dry-run", is_flag=True, help="Show each setting and where it comes from, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON.")
@@ -225,6 +244,7 @@ def cli() -> None:
 @click.pass_context
 def train(
     ctx: click.Context,
+    /,
     data: str,
     out: Path | None,
     null: bool,
@@ -257,11 +277,13 @@ def train(
         given["channels"] = int(given["channels"])
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run", ctx)
+    if data.startswith("toy:") and (of_images := given.keys() & {"size", "channels", "fit", "flip"}):
+        raise click.UsageError(f"--{min(of_images)} is for images; {data} is a set of points", ctx)
     # A wrong setting is found here, before torch is imported and the data looked at.
     points = {"size": 0, "channels": 2} if data.startswith("toy:") else {}
     config, _ = resolve({name: value for name, value in given.items() if value != "auto"}, points)
     out = out or Path(f"wgan-{config.variant}")
-    check_writable(out, "-o")
+    check_writable(out / "ckpt.pt", "-o")
 
     from .data import open_source, prepare, probe
     from .models import native_precision, pick_device
@@ -274,12 +296,14 @@ def train(
     if dry_run:
         _print_settings(ctx, config, origins, as_json)
         return
+
+    from .train import check_folder, train
+
+    if not force:
+        check_folder(out, config)  # before the images are read, which may take long
     dataset = prepare(source, config, skip_bad, console)
-
-    from .train import train
-
     try:
-        click.echo(train(config, dataset, out, where, console, time_limit, force))
+        click.echo(os.fsencode(train(config, dataset, out, where, console, time_limit, force)))
     except StoppedError as stop:
         again = shlex.join(["wgan", *(word for word in sys.argv[1:] if word != "--force")])
         raise StoppedError(f"{stop}\nTo go on: {again}", stop.exit_code) from None
@@ -305,21 +329,22 @@ def _print_settings(ctx: click.Context, config: TrainConfig, origins: dict[str, 
 @click.option(
     "-o",
     "--out",
+    type=_path,
     default="samples.png",
     show_default=True,
     help="FILE.png (a grid), DIR/ (a file each), FILE.npz, FILE.npy or `-`.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the latents.")
-@click.option("--index", type=click.IntRange(0), help="Begin with this image of the seed; alone, draw only it.")
+@click.option(
+    "--index", type=click.IntRange(0, 2**63 - 1), help="Begin with this image of the seed; alone, draw only it."
+)
 @click.option(
     "--interpolate",
     type=click.IntRange(2),
     metavar="STEPS",
     help="Walk from each of the N latents to the next, a row a pair.  [N: 9]",
 )
-@click.option(
-    "--truncation", type=click.FloatRange(0, min_open=True), help="Draw latents again beyond this many deviations."
-)
+@click.option("--truncation", type=float, help="Draw latents again beyond this many deviations.")
 @click.option("--raw", is_flag=True, help="Weights of the last step, not their average.")
 @click.option("--nrow", type=click.IntRange(1), help="Images in a row of the grid.")
 @_device_option
@@ -352,7 +377,12 @@ def sample(
     if out == "-" and sys.stdout.isatty():
         raise UsageError("-o - writes a PNG to standard output, which is a terminal; name a file or pipe it on")
     if out != "-":
-        check_writable(Path(out), "-o")
+        folder = out.endswith("/") or (out and Path(out).is_dir())
+        if not folder and not out.lower().endswith((".png", ".npz", ".npy")):
+            raise UsageError(f"-o {printable(out)}: must end in .png, .npz, .npy or, for a folder, in /")
+        check_writable(Path(out, "*.png") if folder else Path(out), "-o")
+    if truncation is not None and not truncation >= 0.01:
+        raise UsageError(f"--truncation {truncation:g}: must be a number from 0.01; latents are drawn till all fit")
     first = index or 0
     count = count or (1 if index is not None else 9 if interpolate else 64)
     if interpolate and count < 2:
@@ -369,12 +399,12 @@ def sample(
     stdout = sys.stdout.buffer if out == "-" else None
     sampling.write_samples(generator, rows, out, first=first, seed=seed, columns=nrow, stdout=stdout)
     if out != "-":
-        click.echo(out)
+        click.echo(os.fsencode(out))
 
 
 @cli.command("critic-score", short_help="Rank images by a checkpoint's critic.")
 @_checkpoint_argument()
-@click.argument("paths", nargs=-1, metavar="PATHS...")
+@click.argument("paths", nargs=-1, type=_path, metavar="PATHS...")
 @_null_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option(
@@ -429,7 +459,8 @@ def critic_score(
             continue
         scores.append(float(result))
         stdout.write(_score_record(name, str(result), null, as_json))
-        console.progress("scoring", len(scores) + bad, len(items))
+        if not stdout.isatty():  # where a bar would run into the records
+            console.progress("scoring", len(scores) + bad, len(items))
     if summary and scores:
         generator, _ = load_generator(checkpoint, where)
         _print_summary(scores, mean_on_samples(critic, generator, config, len(scores), seed), as_json, console, stdout)
@@ -488,4 +519,4 @@ def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool, deb
         return
     held = facts.pop("checkpoint", {})
     for name, value in {**facts, **held}.items():
-        click.echo(f"{name:22} {_plain(value)}")
+        click.echo(f"{name:22} {printable(_plain(value))}")

@@ -26,7 +26,7 @@ _OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "sgd": {},
 }
 # Papers' widths: DCGAN's 64 feature maps, WGAN's 512 units; no batch norm in a fully connected critic.
-_ARCH_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+ARCH_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "dcgan": {"width": 64},
     "mlp": {"width": 512, "critic_norm": "none"},
 }
@@ -162,7 +162,7 @@ def resolve(given: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[TrainCo
         ("default", general),
         (f"optimizer {optimizer}", _OPTIMIZER_DEFAULTS[optimizer]),
         (f"variant {variant}", paper),
-        (f"arch {arch}", _ARCH_DEFAULTS[arch]),
+        (f"arch {arch}", ARCH_DEFAULTS[arch]),
         ("data", {**facts, **points}),
         ("given", given),
     ]

@@ -22,7 +22,7 @@ class Console:
         self._label = ""
         self._began = (0.0, 0)  # time and count at which the current label started
         self._drawn = 0.0  # when progress was last shown
-        self._bar_visible = False
+        self._bar_visible = self.animated  # of an earlier Console, perhaps
 
     def notice(self, text: str) -> None:
         if not self.quiet:

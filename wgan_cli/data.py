@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import IO, Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from . import DataError, UsageError, WganError
@@ -42,12 +42,16 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # no other decoder is r
 TOY_POINTS = 100_000
 CACHE_VERSION = 1  # to be raised when the same file would be decoded into other pixels
 RESIDENT_BYTES = 256 << 20  # of the cache file's pages, before they are handed back to the system
+FAULT_BYTES = 64 << 10  # that Linux maps around the one byte that was asked for
 
-# Pillow only warns of a decompression bomb up to twice its limit; here it is the file's error.
+# Pillow only warns of a decompression bomb up to twice its limit; here it is the file's error. Its other warnings
+# are of oddities beside the pixels, such as a broken EXIF, and tell the user nothing.
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 Pixels = NDArray[np.uint8]  # [H, W, C]
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Item(NamedTuple):
@@ -95,9 +99,10 @@ def open_source(data: str, listed: BinaryIO, null: bool = False) -> Source:
     path = Path(data)
     if data != "-" and not path.exists():
         raise UsageError(f"--data {printable(data)}: no such file or folder")
-    if path.is_file() and (path.suffix.lower() in (".npy", ".npz") or _is_idx(path)):
+    is_file = data != "-" and path.is_file()  # a file may well be called `-`
+    if is_file and (path.suffix.lower() in (".npy", ".npz") or _is_idx(path)):
         return Source(data, array=path, key=_digest([_stamp(path)]))
-    if path.is_file() and path.suffix.lower() not in (".zip", *IMAGE_SUFFIXES):
+    if is_file and path.suffix.lower() not in (".zip", *IMAGE_SUFFIXES):
         raise DataError(
             f"--data {printable(data)}: not a folder, a .zip, an .npy or .npz array, an idx file or an image"
         )
@@ -113,8 +118,10 @@ def read_paths(listed: BinaryIO, null: bool) -> list[str]:
     """Paths from a list that ends each with a newline, or with NUL."""
     if listed.isatty():
         raise UsageError("- reads a list of paths from standard input, which is a terminal; pipe `find` into it")
-    entries = listed.read().split(b"\0" if null else b"\n")
-    return [os.fsdecode(entry) for entry in entries if entry]
+    content = listed.read()
+    if not null and b"\0" in content:
+        raise UsageError("the list of paths on standard input is separated by NUL; add -0")
+    return [os.fsdecode(entry) for entry in content.split(b"\0" if null else b"\n") if entry]
 
 
 def find_images(paths: Iterable[str]) -> list[Item]:
@@ -124,7 +131,7 @@ def find_images(paths: Iterable[str]) -> list[Item]:
         if os.path.isdir(path):
             items += [Item(found) for found in _walk(path, set())]
         elif path.lower().endswith(".zip"):
-            items += [Item(path, entry) for entry in _zip_images(path)]
+            items += _zip_items(path)
         else:
             items.append(Item(path))
     return items
@@ -139,29 +146,34 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except PermissionError as error:
         raise DataError(f"{printable(folder)}: {error.strerror}; cannot look for images there") from None
+    if len(seen) > 1 and any(entry.name == "metrics.jsonl" for entry in entries):
+        return  # the folder of a run begun among the images: its sample grids are none of them
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if os.path.isdir(entry.path):  # entry.is_dir() raises for a link to itself
             yield from _walk(entry.path, seen)
         elif entry.name.lower().endswith(IMAGE_SUFFIXES):
             yield entry.path
 
 
-def _zip_images(path: str) -> list[str]:
+def _zip_items(path: str) -> list[Item]:
+    """In the order in which `_walk` would find them, so that a folder and its zip are the same data."""
+
     def wanted(entry: str) -> bool:
         hidden = any(part.startswith((".", "__MACOSX")) for part in entry.split("/"))
         return entry.lower().endswith(IMAGE_SUFFIXES) and not hidden
 
-    return [entry for entry in _open_zip(path).namelist() if wanted(entry)]
+    try:
+        entries = _open_zip(path).namelist()
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
+        return [Item(path)]  # one bad file among the others: reading it will fail in the same way
+    return [Item(path, entry) for entry in sorted(entries, key=lambda entry: entry.split("/")) if wanted(entry)]
 
 
 @lru_cache(maxsize=8)
 def _open_zip(path: str) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise DataError(f"{printable(path)}: cannot be opened as a zip ({error})") from None
+    return zipfile.ZipFile(path)
 
 
 def _stamp(path: str | Path) -> list[Any]:
@@ -169,7 +181,8 @@ def _stamp(path: str | Path) -> list[Any]:
         status = os.stat(path)
     except OSError:
         return [os.path.abspath(path)]
-    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
+    # The time of the last change of content or of permissions: one that could not be read may now be readable.
+    return [os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _digest(parts: Iterable[Any]) -> str:
@@ -189,7 +202,8 @@ def read_image(item: Item, size: int, channels: int, fit: str) -> Pixels:
 
 
 def _open_image(item: Item) -> Image.Image:
-    content = BytesIO(_open_zip(item.path).read(item.member)) if item.member else item.path
+    in_zip = item.path.lower().endswith(".zip")
+    content = BytesIO(_open_zip(item.path).read(item.member)) if in_zip else item.path
     return Image.open(content, formats=FORMATS)
 
 
@@ -208,7 +222,7 @@ def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> Pixels:
     target, box = (size, size), (0.0, 0.0, float(width), float(height))
     if fit == "crop":
         side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
+        left, top = (width - side) // 2, (height - side) // 2  # whole pixels: half a pixel's shift would blur
         box = (left, top, left + side, top + side)
     elif fit == "pad":
         scale = size / max(width, height)
@@ -237,7 +251,8 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def has_alpha(image: Image.Image) -> bool:
-    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    wide = image.mode[0] in "IF"  # whose transparent value, if any, Pillow cannot apply
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or ("transparency" in image.info and not wide)
 
 
 def native_channels(image: Image.Image) -> int:
@@ -260,6 +275,8 @@ def read_images(items: Sequence[Item], read: Callable[[Item], R]) -> Iterator[tu
             return item, read(item)
         except FileNotFoundError:
             return item, BadFile(item.name, "no such file")
+        except UnidentifiedImageError:  # its own text has an address in memory for a zip's entry
+            return item, BadFile(item.name, f"not an image in any of the formats {', '.join(FORMATS)}")
         except Exception as error:  # decoders raise nearly everything on broken input
             return item, BadFile(item.name, " ".join(str(error).split()) or type(error).__name__)
 
@@ -290,14 +307,19 @@ def probe(source: Source, console: Console) -> dict[str, int]:
             height, width, channels = _image_shape(shape)
             return {"size": auto_size(min(height, width)), "channels": channels}
     note = cache_folder() / f"{source.key}.probe.json"
-    if note.exists():
-        return dict(json.loads(note.read_bytes()))
+    if not note.exists():
+        with _caching(), replacing(note) as file:  # a cache that cannot be written is found before the images are read
+            file.write(json.dumps(_look_at_images(source, console)).encode())
+    return dict(json.loads(note.read_bytes()))
 
+
+def _look_at_images(source: Source, console: Console) -> dict[str, int]:
     def look(item: Item) -> tuple[int, int]:
         with _open_image(item) as image:
             return min(image.size), native_channels(image)
 
-    seen, bad = [], []
+    seen: list[tuple[int, int]] = []
+    bad = []
     for done, (_, result) in enumerate(read_images(source.items, look), 1):
         if isinstance(result, BadFile):
             bad.append(result)
@@ -308,10 +330,7 @@ def probe(source: Source, console: Console) -> dict[str, int]:
         _show_bad(bad, console)
         raise DataError(f"--data {printable(source.name)}: none of its {len(source.items)} files can be read")
     channels = Counter(channels for _, channels in seen).most_common(1)[0][0]
-    facts = {"size": auto_size(statistics.median(side for side, _ in seen)), "channels": channels}
-    with _caching(), replacing(note) as file:
-        file.write(json.dumps(facts).encode())
-    return facts
+    return {"size": auto_size(statistics.median(side for side, _ in seen)), "channels": channels}
 
 
 def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Console) -> Dataset:
@@ -321,8 +340,9 @@ def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Consol
     """
     if source.toy:
         points = toy_points(source.toy)
+        _check_count(source, len(points), config.batch)
         return Dataset(points, hashlib.sha256(points.tobytes()).hexdigest()[:16])
-    key = _digest([CACHE_VERSION, source.key, config.size, config.channels, config.fit])
+    key = _digest([[CACHE_VERSION, source.key, config.size, config.channels, config.fit]])
     rows, note = cache_folder() / f"{key}.rows", cache_folder() / f"{key}.json"
     shape = (config.size, config.size, config.channels)
     if not (note.exists() and rows.exists()):
@@ -337,15 +357,19 @@ def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Consol
                 f"--data {printable(source.name)}: {len(bad)} of {len(bad) + facts['count']} files cannot be read; "
                 "mend them, or leave them out with --skip-bad"
             )
-        console.notice(f"left out {len(bad)} files, {facts['count']} remain")
-    if facts["count"] < config.batch:
-        raise DataError(
-            f"--data {printable(source.name)}: {facts['count']} images, fewer than --batch {config.batch}; "
-            f"add images or take a smaller batch"
-        )
+        console.notice(f"left out {len(bad)}, {facts['count']} remain")
+    _check_count(source, facts["count"], config.batch)
     with open(rows, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return Dataset(np.frombuffer(mapped, np.uint8).reshape(-1, *shape), facts["fingerprint"], mapped)
+
+
+def _check_count(source: Source, count: int, batch: int) -> None:
+    if count < batch:
+        what, advice = ("points", "") if source.toy else ("images", "add images or ")
+        raise DataError(
+            f"--data {printable(source.name)}: {count} {what}, fewer than --batch {batch}; {advice}take a smaller batch"
+        )
 
 
 def _decode(source: Source, config: TrainConfig, rows: Path, note: Path, console: Console) -> None:
@@ -413,25 +437,24 @@ def _is_idx(path: Path) -> bool:
     try:
         with _maybe_gzip(path) as file:
             magic = file.read(4)
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return False
     return len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in b"\x08\x09\x0b\x0c\x0d\x0e" and 1 <= magic[3] <= 4
 
 
-def _maybe_gzip(path: Path) -> BinaryIO:
-    file = open(path, "rb")
-    gzipped = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    return gzip.GzipFile(fileobj=file) if gzipped else file  # type: ignore[return-value]
+def _maybe_gzip(path: Path) -> IO[bytes]:
+    with open(path, "rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if gzipped else open(path, "rb")  # type: ignore[return-value]
 
 
 @contextmanager
-def _open_array(path: Path) -> Iterator[tuple[BinaryIO, np.dtype[Any], tuple[int, ...]]]:
+def _open_array(path: Path) -> Iterator[tuple[IO[bytes], np.dtype[Any], tuple[int, ...]]]:
     """A stream that stands at an array's first value, the values' type, and the array's shape [N, ...]."""
     try:
         if path.suffix.lower() == ".npz":
             with zipfile.ZipFile(path) as archive, archive.open(_array_member(archive)) as stream:
-                yield stream, *_npy_header(stream)  # type: ignore[misc]
+                yield stream, *_npy_header(stream)
         elif path.suffix.lower() == ".npy":
             with open(path, "rb") as stream:
                 yield stream, *_npy_header(stream)
@@ -446,10 +469,8 @@ def _open_array(path: Path) -> Iterator[tuple[BinaryIO, np.dtype[Any], tuple[int
         raise DataError(f"--data {printable(str(path))}: {error}") from None
 
 
-def _npy_header(stream: BinaryIO) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+def _npy_header(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    shape, fortran, dtype = _npy_facts(stream)
     if dtype.kind not in "bf" and dtype != np.uint8:
         raise ValueError(f"an array of {dtype}; takes uint8, or floats in [0, 1] or [-1, 1]")
     if fortran:
@@ -457,14 +478,18 @@ def _npy_header(stream: BinaryIO) -> tuple[np.dtype[Any], tuple[int, ...]]:
     return dtype, _checked_shape(shape)
 
 
+def _npy_facts(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, in Fortran order, type) of the array that a stream is about to give."""
+    old = np.lib.format.read_magic(stream) == (1, 0)
+    return (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(stream)
+
+
 def _array_member(archive: zipfile.ZipFile) -> str:
     """The array of images in an .npz: the one of 3 or 4 dimensions, `images` or `x_train` where there are several."""
     found = []
     for entry in archive.namelist():
         with archive.open(entry) as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            if len(read(stream)[0]) in (3, 4):
+            if len(_npy_facts(stream)[0]) in (3, 4):
                 found.append(entry)
     preferred = [entry for entry in found if entry in ("images.npy", "x_train.npy")]
     if len(found) != 1 and len(preferred) != 1:
@@ -603,7 +628,7 @@ class Dataset:
         epoch, place = divmod(number, len(self) // size)
         index = _permutation(seed, epoch, len(self))[place * size : (place + 1) * size]
         rows = torch.from_numpy(np.take(self.rows, index, axis=0)).to(device)
-        self._give_back(rows.nbytes)
+        self._give_back(size * max(FAULT_BYTES, rows[0].nbytes))
         return to_unit(rows) if rows.dtype == torch.uint8 else rows
 
     def _give_back(self, read: int) -> None:

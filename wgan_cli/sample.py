@@ -89,16 +89,17 @@ def write_samples(
     chunks = (to_output(chunk) for chunk in generate(generator, rows, first))
     path = Path(out)
     if out.endswith("/") or path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
         index = first
         for chunk in chunks:
             if chunk.ndim == 2:
                 raise UsageError(f"-o {out}: a toy set's samples are points; write them to one .png, .npz or .npy")
+            path.mkdir(parents=True, exist_ok=True)
             for image in chunk:
                 with replacing(path / f"seed{seed}-{index:06}.png") as file:
                     to_image(image).save(file, "PNG")
                 index += 1
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() in (".npz", ".npy"):
         with replacing(path) as file:
             _write_array(file, path.suffix.lower(), chunks, len(rows))

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from . import DivergedError, StoppedError, UsageError, checkpoint, curve, ops, sample
 from .config import TrainConfig, differences, flag
-from .console import Console
+from .console import Console, duration
 from .data import Dataset
 from .files import link, replacing
-from .models import build_critic, build_generator, has_batch_norm
+from .models import build_critic, build_generator, has_batch_norm, parameter_count
 from .penalty import critic_penalty
 
 TIME_LIMIT_CODE = 75  # EX_TEMPFAIL: try again later
@@ -171,20 +171,27 @@ def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer
     return torch.optim.SGD(network.parameters(), config.lr)
 
 
-def restored_state(path: Path, config: TrainConfig, dataset: Dataset, device: torch.device, console: Console) -> State:
-    """The run that the checkpoint at `path` holds, to go on under `config`.
+def check_folder(out: Path, config: TrainConfig) -> None:
+    """UsageError, naming each difference, if `out` holds a run that cannot go on under these settings."""
+    path = out / "ckpt.pt"
+    if path.exists():
+        _check_same(out, checkpoint.load(path)[1], config)
 
-    Raises UsageError if its settings or its data are not those of this run, naming each difference.
-    """
-    content, old = checkpoint.load(path)
-    changed = [f"{flag(name)} was {before}, now {now}" for name, before, now in differences(old, config)]
-    if not changed and content["data"]["fingerprint"] != dataset.fingerprint:
-        changed = [f"the images of --data were {content['data']['count']} others, now {len(dataset)}"]
-    if changed:
+
+def _check_same(out: Path, old: TrainConfig, new: TrainConfig, data: str = "") -> None:
+    changed = [f"{flag(name)} was {before}, now {now}" for name, before, now in differences(old, new)]
+    if changed or data:
         raise UsageError(
-            f"{path.parent} holds a run with other settings: {'; '.join(changed)}. "
+            f"{out} holds a run with other settings: {'; '.join(changed or [data])}. "
             "Repeat its settings to go on, choose another -o, or start anew there with --force"
         )
+
+
+def restored_state(path: Path, config: TrainConfig, dataset: Dataset, device: torch.device, console: Console) -> State:
+    """The run that the checkpoint at `path` holds, to go on under `config`. UsageError if that was another run."""
+    content, old = checkpoint.load(path)
+    others = f"the images of --data were {content['data']['count']} others, now {len(dataset)}"
+    _check_same(path.parent, old, config, others if content["data"]["fingerprint"] != dataset.fingerprint else "")
     generator = checkpoint.restore(build_generator, config, content["generator"], path)
     critic = checkpoint.restore(build_critic, config, content["critic"], path)
     ema = checkpoint.restore(build_generator, config, content["ema"], path) if config.ema else None
@@ -242,7 +249,12 @@ def train(
         return newest
     _make_folder(out, config, fresh=not resumes)
     before = _keep_records(log, state.step)
-    console.notice(f"{'going on at' if resumes else 'training from'} step {state.step}, on {device}")
+    console.notice(
+        f"{config.variant} {config.arch} on {device}: {len(dataset)} samples of {'x'.join(map(str, config.shape))}, "
+        f"{parameter_count(state.generator)} parameters in the generator, {parameter_count(state.critic)} in the critic"
+    )
+    if resumes:
+        console.notice(f"going on at step {state.step} of {config.steps}")
 
     facts: dict[str, float] = {}
     saved = state.step if resumes else None
@@ -272,9 +284,11 @@ def train(
             if ends and not last:
                 reason, code = ("the time limit", TIME_LIMIT_CODE) if late else _signal_reason(stopped[0])
                 raise StoppedError(
-                    f"stopped by {reason} at step {state.step} of {config.steps}, saved in {newest}", code
+                    f"Stopped by {reason} at step {state.step} of {config.steps}, saved in {newest}", code
                 )
     curve.write(log, out / "curve.png", console)
+    figures_text = "".join(f", {name} {value:.4g}" for name, value in facts.items())
+    console.notice(f"done: step {state.step}, {duration(seconds)} of training{figures_text}")
     return newest
 
 

@@ -1,0 +1,283 @@
+"""Samples: what they depend on, the forms they are written in, and latents in closed form."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tiny import call, new_run, save
+
+from wgan_cli.sample import GAP, generate, interpolate, latents
+
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator whose samples differ well from each other, and from those of its average."""
+    state = new_run(ema=0.9, latent=6)
+    assert state.ema is not None
+    with torch.no_grad():
+        for network, scale in ((state.generator, 8.0), (state.ema, 9.0)):
+            for parameter in network.parameters():
+                parameter.mul_(scale if parameter.dim() > 1 else 1.0)
+    return save(state, tmp_path_factory.mktemp("run") / "ckpt.pt")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    state = new_run(size=0, channels=2, width=8)
+    return save(state, tmp_path_factory.mktemp("toy") / "ckpt.pt")
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def draw(checkpoint: Path, *words: str) -> NDArray[np.uint8]:
+    """Samples [n, 16, 16, 3]."""
+    done = call("sample", checkpoint, "-o", "drawn.npy", *words)
+    assert done == (0, b"drawn.npy\n", "")
+    images: NDArray[np.uint8] = np.load("drawn.npy")
+    return images
+
+
+def pixels(source: Any) -> NDArray[np.uint8]:
+    with Image.open(source) as image:
+        assert image.format == "PNG"
+        return np.asarray(image)
+
+
+def tile(grid: NDArray[np.uint8], row: int, column: int) -> NDArray[np.uint8]:
+    top, left = GAP + row * (SIDE + GAP), GAP + column * (SIDE + GAP)
+    return grid[top : top + SIDE, left : left + SIDE]
+
+
+# ---- Image i follows from (checkpoint, seed, i)
+
+
+def test_an_image_is_the_same_in_every_form_and_number(checkpoint: Path) -> None:
+    images = draw(checkpoint, "-n", "70", "--seed", "5")
+    assert images.shape == (70, SIDE, SIDE, 3) and images.dtype == np.uint8
+    assert len({image.tobytes() for image in images}) == 70
+    assert (draw(checkpoint, "-n", "3", "--seed", "5") == images[:3]).all()
+    for index in (0, 1, 63, 64, 69):
+        assert (draw(checkpoint, "--index", str(index), "--seed", "5") == images[index]).all()
+    assert (draw(checkpoint, "--index", "60", "-n", "10", "--seed", "5") == images[60:]).all()
+    assert not (draw(checkpoint, "-n", "3", "--seed", "6") == images[:3]).all(axis=(1, 2, 3)).any()
+
+    assert call("sample", checkpoint, "-n", "70", "--seed", "5", "-o", "a.npz").code == 0
+    with np.load("a.npz") as archive:
+        assert archive.files == ["images"] and (archive["images"] == images).all()
+    assert call("sample", checkpoint, "-n", "70", "--seed", "5", "-o", "faces/").out == b"faces/\n"
+    assert sorted(os.listdir("faces")) == [f"seed5-{index:06}.png" for index in range(70)]
+    assert all((pixels(f"faces/seed5-{index:06}.png") == images[index]).all() for index in range(70))
+    assert call("sample", checkpoint, "-n", "70", "--seed", "5", "-o", "grid.PNG").code == 0
+    grid = pixels("grid.PNG")  # as square as can be: nine columns
+    assert grid.shape == (8 * (SIDE + GAP) + GAP, 9 * (SIDE + GAP) + GAP, 3)
+    assert all((tile(grid, *divmod(index, 9)) == images[index]).all() for index in range(70))
+    assert (tile(grid, 7, 8) == 0).all()  # and an empty place
+
+
+def test_a_folder_gets_the_index_in_the_names_and_keeps_what_it_holds(checkpoint: Path) -> None:
+    Path("faces").mkdir()
+    Path("faces/other.txt").touch()
+    assert call("sample", checkpoint, "--index", "37", "--seed", "7", "-o", "faces").code == 0  # a folder already: no /
+    assert sorted(os.listdir("faces")) == ["other.txt", "seed7-000037.png"]
+
+
+def test_the_default_is_a_square_of_64_in_samples_png(checkpoint: Path) -> None:
+    assert call("sample", checkpoint) == (0, b"samples.png\n", "")
+    assert pixels("samples.png").shape == (8 * (SIDE + GAP) + GAP, 8 * (SIDE + GAP) + GAP, 3)
+    before = Path("samples.png").read_bytes()
+    assert call("sample", checkpoint.parent).code == 0  # a run folder stands for its checkpoint
+    assert Path("samples.png").read_bytes() == before  # the same bytes each time
+
+
+@pytest.mark.parametrize(("nrow", "columns", "rows"), [("1", 1, 5), ("4", 4, 2), ("5", 5, 1), ("9", 5, 1)])
+def test_nrow(nrow: str, columns: int, rows: int, checkpoint: Path) -> None:
+    assert call("sample", checkpoint, "-n", "5", "--nrow", nrow, "-o", "g.png").code == 0
+    assert pixels("g.png").shape == (rows * (SIDE + GAP) + GAP, columns * (SIDE + GAP) + GAP, 3)
+
+
+def test_stdout_gets_a_png_but_a_terminal_does_not(checkpoint: Path) -> None:
+    assert call("sample", checkpoint, "-n", "4", "-o", "g.png").code == 0
+    done = call("sample", checkpoint, "-n", "4", "-o", "-")
+    assert (done.code, done.err) == (0, "") and done.out == Path("g.png").read_bytes()
+    assert pixels(io.BytesIO(done.out)).shape == (2 * (SIDE + GAP) + GAP, 2 * (SIDE + GAP) + GAP, 3)
+    refused = call("sample", checkpoint, "-o", "-", terminal=True)
+    assert (refused.code, refused.out) == (2, b"") and "terminal" in refused.err
+    assert os.listdir() == ["g.png"]
+
+
+def test_raw_takes_the_last_weights_and_else_their_average(checkpoint: Path) -> None:
+    average, last = draw(checkpoint, "-n", "2"), draw(checkpoint, "-n", "2", "--raw")
+    assert (average != last).any()
+    content = torch.load(checkpoint, weights_only=True)
+    for name, wanted in (("ema", average), ("generator", last)):
+        torch.save({**content, "generator": content[name], "ema": None}, f"{name}.pt")
+        assert (draw(Path(f"{name}.pt"), "-n", "2") == wanted).all()
+        assert (draw(Path(f"{name}.pt"), "-n", "2", "--raw") == wanted).all()  # there is no average: the same
+
+
+@pytest.mark.parametrize("form", ["npy", "npz"])
+def test_an_array_is_data_for_train(form: str, checkpoint: Path) -> None:
+    assert call("sample", checkpoint, "-n", "9", "-o", f"a.{form}").code == 0
+    words = ("train", "--data", f"a.{form}", "--width", "4", "--batch", "8", "--steps", "1", "-o", "again", "-q")
+    assert call(*words) == (0, b"again/ckpt.pt\n", "")
+
+
+def test_a_missing_folder_is_made_and_a_name_that_is_no_utf8_is_printed_as_it_is(checkpoint: Path) -> None:
+    name = os.fsdecode(b"new/caf\xe9.png")
+    assert call("sample", checkpoint, "-n", "1", "-o", name) == (0, b"new/caf\xe9.png\n", "")
+    assert os.listdir(b"new") == [b"caf\xe9.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("-o", "grid.jpg"), ".png"),
+        (("-o", "faces"), "in /"),
+        (("-o", "/dev/null"), "in /"),
+        (("-o", ""), "in /"),
+        (("-o", "file/"), "file is not a folder"),
+        (("-o", "file/grid.png"), "file is not a folder"),
+        (("-n", "0"), "-n"),
+        (("--index", "-1"), "--index"),
+        (("--index", str(2**63)), "--index"),
+        (("--seed", "-1"), "--seed"),
+        (("--nrow", "0"), "--nrow"),
+        (("--truncation", "nan"), "--truncation nan"),
+        (("--truncation", "0"), "--truncation 0"),
+        (("--truncation", "1e-9"), "--truncation 1e-09"),
+        (("--interpolate", "1"), "--interpolate"),
+        (("--interpolate", "5", "-n", "1"), "-n 2"),
+        (("--interpolate", "5", "--index", "3"), "-n 2"),
+    ],
+)
+def test_usage_errors(words: tuple[str, ...], text: str, checkpoint: Path) -> None:
+    Path("file").touch()
+    done = call("sample", checkpoint, *words)
+    assert (done.code, done.out) == (2, b"")
+    assert text in done.err and 1 <= len(done.err.splitlines()) <= 2
+    assert os.listdir() == ["file"] and Path("file").read_bytes() == b""
+
+
+# ---- Points
+
+
+def test_points_are_scattered_in_a_png_and_listed_in_an_array(toy: Path) -> None:
+    assert call("sample", toy, "-n", "100", "-o", "points.png").code == 0
+    assert pixels("points.png").shape == (512, 512) and set(np.unique(pixels("points.png"))) == {0, 255}
+    assert call("sample", toy, "-n", "100", "-o", "points.npz").code == 0
+    with np.load("points.npz") as archive:
+        points = archive["images"]
+    assert points.shape == (100, 2) and points.dtype == np.float32 and np.isfinite(points).all()
+    assert call("sample", toy, "--index", "99", "-o", "one.npy").code == 0
+    assert np.load("one.npy").tobytes() == points[99:].tobytes()
+    for column, row in ((points * (1, -1) + 2.5) * 512 / 5).astype(int):
+        assert pixels("points.png")[row, column] == 0
+
+
+def test_points_are_no_files_in_a_folder(toy: Path) -> None:
+    done = call("sample", toy, "-o", "folder/")
+    assert (done.code, done.out) == (2, b"") and re.search(r"points.*\.npz", done.err)
+    assert os.listdir() == []
+
+
+# ---- Latents
+
+
+def test_latents_depend_on_seed_and_index_alone_and_are_normal() -> None:
+    rows = latents(3, range(2000), 50)
+    assert rows.dtype == np.float32 and rows.shape == (2000, 50)
+    assert (latents(3, [1999, 7], 50) == rows[[1999, 7]]).all()
+    assert (latents(4, [7], 50) != rows[7]).all() and (latents(7, [3], 50) != rows[7]).all()
+    n = rows.size  # five standard errors each
+    assert abs(rows.mean()) < 5 / n**0.5 and abs(rows.var() - 1) < 5 * (2 / n) ** 0.5
+    assert abs(np.mean(np.abs(rows) < 1) - 0.682689) < 5 * 0.47 / n**0.5
+
+
+@pytest.mark.parametrize("bound", [0.01, 0.5, 2.0, 100.0])
+def test_truncation_draws_again_what_is_beyond_and_keeps_the_rest(bound: float, checkpoint: Path) -> None:
+    free, bounded = latents(0, range(20), 30), latents(0, range(20), 30, bound)
+    assert (np.abs(bounded) <= bound).all()
+    inside = np.abs(free) <= bound
+    assert (bounded[inside] == free[inside]).all()
+    assert (bounded[:3] == latents(0, range(3), 30, bound)).all()
+    same = (draw(checkpoint, "-n", "4") == draw(checkpoint, "-n", "4", "--truncation", str(bound))).all()
+    assert same == (bound == 100)
+
+
+def test_interpolate_in_closed_form() -> None:
+    a, b = np.array([[3, 0, 0], [0, 3, 0]], np.float32)
+    walk = interpolate(np.stack([a, b, a]), 5)
+    assert walk.shape == (10, 3) and walk.dtype == np.float32
+    angles = np.linspace(0, np.pi / 2, 5)
+    circle = 3 * np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1)
+    np.testing.assert_allclose(walk, np.concatenate([circle, circle[::-1]]), atol=1e-6)
+    # Of other norms, the midpoint of orthogonal vectors is (a + b) sin 45° / sin 90°.
+    np.testing.assert_allclose(interpolate(np.stack([a, 2 * b]), 3)[1], (a + 2 * b) / 2**0.5, atol=1e-6)
+    # A third of the way over 120° is 40°.
+    turn = 3 * np.array([np.cos(2 * np.pi / 3), np.sin(2 * np.pi / 3), 0])
+    third = 3 * np.array([np.cos(2 * np.pi / 9), np.sin(2 * np.pi / 9), 0])
+    np.testing.assert_allclose(interpolate(np.stack([a, turn]).astype(np.float32), 4)[1], third, atol=1e-6)
+
+
+def test_interpolate_keeps_the_ends_and_the_norms_between_them() -> None:
+    ends = latents(0, range(5), 128)
+    walk = interpolate(ends, 7).reshape(4, 7, 128)
+    np.testing.assert_allclose(walk[:, 0], ends[:-1], rtol=1e-6)
+    np.testing.assert_allclose(walk[:, -1], ends[1:], rtol=1e-6)
+    norms, outer = np.linalg.norm(walk, axis=2), np.linalg.norm(ends, axis=1)
+    assert (norms > 0.9 * outer.min()).all()  # a straight line would fall to 0.71
+    assert (norms < 1.1 * outer.max()).all()
+
+
+def test_interpolate_between_parallel_latents_has_no_nan() -> None:
+    for a in np.array([[3, 0], [1, 1], *latents(0, range(20), 2)], np.float32):
+        np.testing.assert_allclose(interpolate(np.stack([a, a]), 5), [a] * 5, rtol=1e-6)
+        for b in (-a, 2 * a, np.nextafter(a, np.float32(9))):
+            walk = interpolate(np.stack([a, b]), 5)
+            assert np.isfinite(walk).all()
+            np.testing.assert_allclose(walk[[0, -1]], [a, b], rtol=1e-6)
+
+
+def test_interpolation_is_drawn_a_row_a_pair(checkpoint: Path) -> None:
+    ends = draw(checkpoint, "-n", "3").astype(int)
+    assert call("sample", checkpoint, "-n", "3", "--interpolate", "5", "-o", "g.png").code == 0
+    grid = pixels("g.png")
+    assert grid.shape == (2 * (SIDE + GAP) + GAP, 5 * (SIDE + GAP) + GAP, 3)
+    for row, column, end in ((0, 0, 0), (0, 4, 1), (1, 0, 1), (1, 4, 2)):
+        assert np.abs(tile(grid, row, column) - ends[end]).max() <= 1
+    frames = draw(checkpoint, "--interpolate", "5")
+    assert frames.shape == (8 * 5, SIDE, SIDE, 3)  # nine latents unless -n says
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 1), (63, 2), (60, 200), (128, 64)])
+def test_generate_computes_each_sample_at_its_place_in_a_batch(first: int, count: int) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Spy(torch.nn.Linear):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            seen.append(batch)
+            return batch
+
+    rows = np.arange(first, first + count, dtype=np.float32)[:, None]
+    out = torch.cat(list(generate(Spy(1, 1), rows, first)))
+    assert (out.numpy() == rows).all()
+    assert {len(batch) for batch in seen} == {64}
+    for number, batch in enumerate(seen):
+        wanted = np.arange(64) + 64 * (first // 64 + number)
+        inside = (wanted >= first) & (wanted < first + count)
+        assert (batch[:, 0].numpy() == np.where(inside, wanted, 0)).all()
