@@ -502,12 +502,14 @@ def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool, deb
     Show the environment, and what a checkpoint or a run folder holds.
     """
     from . import checkpoint as checkpoints
+    from . import ops
     from .data import cache_folder
     from .models import pick_device
 
     facts: dict[str, Any] = {
         **checkpoints.versions(),
         "device": str(pick_device("auto")),
+        "kernels": ops.kernels_state(),
         "cache": str(cache_folder()),
     }
     if checkpoint:
