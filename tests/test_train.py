@@ -7,6 +7,7 @@ import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,43 @@ def test_a_critic_step_of_wgan_clips_after_the_step() -> None:
     state = line("clip", a=0.009)
     critic_step(state, torch.full((2, 1), 50.0))
     assert state.critic.get_parameter("a").item() == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("arch", ["mlp", "dcgan"])
+def test_a_critic_step_of_wgan_is_torchs_rmsprop_and_a_clamp(arch: str) -> None:
+    """Three steps, against the same network under torch.optim.RMSprop."""
+    state, twin = (new_state(settings(variant="clip", arch=arch), CPU) for _ in range(2))
+    reference = torch.optim.RMSprop(twin.critic.parameters(), 5e-5)
+    for number in range(3):
+        real = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(number))
+        critic_step(state, real)
+        with torch.no_grad():
+            fake = twin.generator(torch.randn(4, 3, generator=twin.rng))
+        on_real = twin.critic(real) if arch == "dcgan" else None
+        scores = (on_real, twin.critic(fake)) if arch == "dcgan" else twin.critic(torch.cat([real, fake])).chunk(2)
+        reference.zero_grad()
+        twin.config.record.critic_loss(*scores).backward()
+        reference.step()
+        with torch.no_grad():
+            for parameter in twin.critic.parameters():
+                parameter.clamp_(-0.01, 0.01)
+    for ours, theirs in zip(state.critic.parameters(), twin.critic.parameters(), strict=True):
+        assert ours.equal(theirs)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("arch", ["mlp", "dcgan"])
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+def test_a_step_reads_nothing_on_the_host(
+    variant: str, arch: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device a tensor has no value: .item(), a branch on one, or a tensor from elsewhere raises."""
+    meta = torch.device("meta")
+    monkeypatch.setattr(torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: None))  # none there
+    config = settings(variant=variant, arch=arch, optimizer=optimizer, ema=0.9, flip=True, instance_noise=0.1)
+    state = new_state(config, meta)
+    figures = critic_step(state, torch.randn(4, 1, 16, 16, device=meta)) | generator_step(state)
+    assert all(value.device == meta for value in figures.values())
 
 
 def test_a_generator_step_moves_the_generator_alone() -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -65,10 +65,7 @@ def critic_step(state: State, real: Tensor) -> dict[str, Tensor]:
             penalty, norms = critic_penalty(state.critic, real, fake, mix, record.penalty, config.gp_weight)
         figures |= {"penalty": penalty, "grad_norm": norms.mean()}
         loss = loss + penalty
-    _update(state.optimizer_critic, loss)
-    if record.clips:
-        assert config.clip is not None
-        ops.clamp_(list(state.critic.parameters()), config.clip)
+    _update(state.optimizer_critic, loss, config.clip)
     return {"critic_loss": loss.detach()} | {name: value.detach() for name, value in figures.items()}
 
 
@@ -80,7 +77,7 @@ def generator_step(state: State) -> dict[str, Tensor]:
         fake = state.generator(_normal(state, config.batch, config.latent))
         on_fake = state.critic(_noisy(state, fake)).float()
     loss = config.record.generator_loss(on_fake)
-    _update(state.optimizer_generator, loss)
+    _update(state.optimizer_generator, loss, None)
     state.critic.requires_grad_(True)
     state.step += 1
     if state.ema is not None:
@@ -96,10 +93,20 @@ def _scores(critic: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tens
     return on_real, on_fake
 
 
-def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None) -> None:
+    """One step of the optimizer, then every parameter into [-clip, clip] (Arjovsky et al. 2017, algorithm 1)."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    optimizer.step()
+    (group,) = optimizer.param_groups
+    params = group["params"]
+    if clip is None:
+        optimizer.step()
+    elif isinstance(optimizer, torch.optim.RMSprop):  # the paper's own, in one pass over memory
+        averages = [optimizer.state[p]["square_avg"] for p in params]
+        ops.rmsprop_clamp_(params, [p.grad for p in params], averages, group["lr"], group["alpha"], group["eps"], clip)
+    else:
+        optimizer.step()
+        ops.clamp_(params, clip)
 
 
 @torch.no_grad()
@@ -131,8 +138,8 @@ def _noisy(state: State, samples: Tensor) -> Tensor:
     return samples + deviation * _normal(state, *samples.shape) if deviation > 0 else samples
 
 
-def _autocast(state: State) -> torch.autocast:
-    return torch.autocast(state.device.type, torch.bfloat16, enabled=state.config.precision == "bf16")
+def _autocast(state: State) -> AbstractContextManager[Any]:
+    return torch.autocast(state.device.type, torch.bfloat16) if state.config.precision == "bf16" else nullcontext()
 
 
 # ---- A run
@@ -167,7 +174,10 @@ def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer
         assert config.betas is not None
         return torch.optim.Adam(network.parameters(), config.lr, config.betas)
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(network.parameters(), config.lr)
+        rmsprop = torch.optim.RMSprop(network.parameters(), config.lr)
+        for p in network.parameters():  # what its first step would make, for the fused step to find
+            rmsprop.state[p] = {"step": torch.zeros(()), "square_avg": torch.zeros_like(p)}
+        return rmsprop
     return torch.optim.SGD(network.parameters(), config.lr)
 
 
