@@ -1,5 +1,7 @@
 // The gradient penalty, weight · mean((‖g‖ - target)²), and its gradient with respect to g
-// (Gulrajani et al. 2017, eq. 3; one-sided: Petzka et al. 2018, eq. 8).
+// (Gulrajani et al. 2017, eq. 3; one-sided: Petzka et al. 2018, eq. 8). Squares are added in float,
+// unscaled, as torch's own norm does: a row that is all below 1e-23 counts as zero, above 1e19 as
+// infinite.
 #include "memory.cuh"
 
 namespace wgan {

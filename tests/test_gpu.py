@@ -107,6 +107,15 @@ def test_the_penalty_is_the_same_to_the_bit_each_time() -> None:
         assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
 
 
+def test_the_gradient_agrees_with_finite_differences_and_can_be_differentiated_again() -> None:
+    grads = torch.randn(3, 7, device=DEVICE, dtype=torch.float64, requires_grad=True)
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.gradient_penalty(x, 10.0, impl="cuda")
+
+    assert torch.autograd.gradcheck(both, grads) and torch.autograd.gradgradcheck(both, grads)
+
+
 def test_samples_in_channels_last_order_need_no_copy() -> None:
     grads = torch.randn(4, 3, 8, 8, device=DEVICE).to(memory_format=torch.channels_last).requires_grad_()
     penalty, norms = ops.gradient_penalty(grads, 10.0, impl="cuda")

@@ -17,6 +17,7 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,23 +179,34 @@ _LIBRARIES: dict[str, Any] = {}  # device type -> the torch.ops namespace whose 
 
 def register(namespace: str, device_type: str) -> None:
     """Let tensors of `device_type` take the kernels of a namespace of torch.ops that has been loaded."""
+    _LIBRARIES[device_type] = _completed(namespace)
+
+
+def unregister(device_type: str) -> None:
+    """Give the tensors of `device_type` back to the twins."""
+    del _LIBRARIES[device_type]
+
+
+@cache
+def _completed(namespace: str) -> Any:
+    """The namespace with what the stable ABI has no C++ for: fake kernels and the gradient."""
     library = getattr(torch.ops, namespace)
 
-    @torch.library.register_fake(f"{namespace}::clamp_", allow_override=True)
+    @torch.library.register_fake(f"{namespace}::clamp_")
     def clamp_fake(params: list[Tensor], c: float) -> None:
         return None
 
-    @torch.library.register_fake(f"{namespace}::rmsprop_clamp_", allow_override=True)
+    @torch.library.register_fake(f"{namespace}::rmsprop_clamp_")
     def rmsprop_fake(*args: Any, **kwargs: Any) -> None:
         return None
 
-    @torch.library.register_fake(f"{namespace}::gradient_penalty", allow_override=True)
+    @torch.library.register_fake(f"{namespace}::gradient_penalty")
     def penalty_fake(
         grads: Tensor, ticket: Tensor, weight: float, target: float, one_sided: bool
     ) -> tuple[Tensor, Tensor]:
         return grads.new_empty((), dtype=_wide(grads)), grads.new_empty(grads.shape[:1], dtype=_wide(grads))
 
-    @torch.library.register_fake(f"{namespace}::gradient_penalty_backward", allow_override=True)
+    @torch.library.register_fake(f"{namespace}::gradient_penalty_backward")
     def backward_fake(grads: Tensor, *args: Any) -> Tensor:
         return torch.empty_like(grads)
 
@@ -211,12 +223,7 @@ def register(namespace: str, device_type: str) -> None:
         return library.gradient_penalty_backward(grads, norms, grad_penalty, grad_norms, *ctx.settings), *rest
 
     torch.library.register_autograd(f"{namespace}::gradient_penalty", backward, setup_context=_save_for_backward)
-    _LIBRARIES[device_type] = library
-
-
-def unregister(device_type: str) -> None:
-    """Give the tensors of `device_type` back to the twins."""
-    del _LIBRARIES[device_type]
+    return library
 
 
 def kernels_state() -> str:
