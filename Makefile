@@ -3,18 +3,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CUDA_VENV ?= .venv-cuda
 INSTALLED := $(VENV)/.installed
 DEMO := demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint test-kernels mutate-kernels test-cuda-build test-gpu bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The installed package is what is tested, so it is installed again when a file of it changes.
-$(INSTALLED): pyproject.toml setup.py $(wildcard wgan_cli/*.py)
+$(INSTALLED): pyproject.toml setup.py $(wildcard wgan_cli/*.py csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[dev]'
@@ -43,5 +44,27 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+test-kernels: $(INSTALLED) ## the kernels on a CPU emulator: plain, with ASan and UBSan, with TSan (minutes)
+	$(BIN)/pytest -q tests/test_emulator.py tests/test_kernels.py
+	$(BIN)/python tests/emulator/build.py asan $(BIN)/python -m pytest -q --capture=sys tests/test_kernels.py
+	$(BIN)/python tests/emulator/build.py tsan $(BIN)/python -m pytest -q --capture=sys tests/test_kernels.py
+
+mutate-kernels: $(INSTALLED) ## plant bugs in the kernels and see that the suite catches each (a quarter of an hour)
+	$(BIN)/python tests/emulator/mutate.py
+
+test-cuda-build: ## build the kernels against a CUDA torch (several GB) and look at them without a GPU
+	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.14.1 numpy ninja 'setuptools>=77' wheel pytest
+	rm -rf build
+	WGAN_CUDA=1 $(CUDA_VENV)/bin/pip install --disable-pip-version-check --no-build-isolation --force-reinstall --no-deps .
+	$(CUDA_VENV)/bin/pip install --quiet --disable-pip-version-check 'click>=8.1' 'pillow>=11.0'
+	$(CUDA_VENV)/bin/pytest tests/test_cuda_build.py tests/test_ops.py tests/test_penalty.py
+
+test-gpu: $(INSTALLED) ## the kernels on a CUDA device
+	$(BIN)/pytest -m gpu
+
+bench: $(INSTALLED) ## the ops against torch's own forms (without a GPU: bytes and launches only)
+	$(BIN)/python tests/bench/ops.py
+
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CUDA_VENV) $(DEMO) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
