@@ -75,7 +75,7 @@ def test_points_get_a_fully_connected_generator() -> None:
         ({"clip": 0.1}, "variant gp does not clip"),
         ({"variant": "clip", "gp_weight": 1.0}, "has no gradient penalty"),
         ({"optimizer": "sgd", "betas": (0.5, 0.9)}, "has no betas"),
-        ({"size": 0}, "use --arch mlp"),
+        ({"size": 0}, "--size 0: must be a whole number of pixels from 1"),
     ],
 )
 def test_settings_that_make_no_run_are_refused_by_flag(given: dict[str, Any], message: str) -> None:

@@ -35,6 +35,11 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
 }
 
+PARTS: dict[str, dict[str, type]] = {
+    "rng": {"device": str, "state": Tensor},
+    "data": {"fingerprint": str, "count": int, "batches": int},
+}
+
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all. Equal content gives equal bytes."""
@@ -86,7 +91,14 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
     if content["format"] != FORMAT:
         raise DataError(f"{name}: of format {content['format']}; wgan {__version__} reads format {FORMAT}")
     wrong = [key for key, kind in KEYS.items() if not isinstance(content.get(key, ...), kind)]
-    if wrong:
+    wrong += [
+        f"{key}.{part}"
+        for key, parts in PARTS.items()
+        for part, kind in parts.items()
+        if key not in wrong and not isinstance(content[key].get(part), kind)
+    ]
+    if wrong or min(content["step"], content["data"]["count"], content["data"]["batches"]) < 0:
+        wrong = wrong or ["step or data, which count below 0"]
         raise DataError(f"{name}: damaged, nothing usable under {', '.join(wrong)}")
     try:
         return content, TrainConfig.from_dict(content["config"])

@@ -12,6 +12,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +33,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def main() -> NoReturn:
     """Run the command line, and end with the documented exit code whatever happens."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller, as in >&-
             setattr(sys, name, open(os.devnull, mode))
@@ -45,9 +47,10 @@ def main() -> NoReturn:
     except SystemExit as end:  # a signal's, completion's, or Click's for a closed pipe: it wraps stdout and exits 1
         code = end.code if sys.stdout is stdout else 128 + signal.SIGPIPE
     except (KeyboardInterrupt, click.Abort):
+        Console().row("Interrupted")
         code = 128 + signal.SIGINT
     except Exception as error:
-        if "--debug" in sys.argv:
+        if _debugging:
             raise
         code = _show(error)
     try:
@@ -81,9 +84,24 @@ def _show(error: Exception) -> int:
 # ---- Options that several commands share
 
 
+_debugging = False
+
+
+def _set_debugging(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    global _debugging
+    _debugging = value
+
+
 def _talk_options(command: Command) -> Command:
     for option in (
-        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+        click.option(
+            "--debug",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_set_debugging,
+            help="Show the traceback of an error.",
+        ),
         click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
         click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
     ):
@@ -144,7 +162,7 @@ def _plain(value: Any) -> str:
 
 def _betas(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     try:
-        return tuple(float(part) for part in value.split(",")) if value else None
+        return None if value is None else tuple(float(part) for part in value.split(","))
     except ValueError:
         raise click.BadParameter(f"{value!r} is not two numbers such as 0.5,0.9.") from None
 
@@ -201,7 +219,12 @@ def cli() -> None:
     """
 
 
-@cli.command(short_help="Train on a folder of images; prints the checkpoint's path.")
+def _variants_text() -> str:
+    rows = [f"{name:5} {record.summary:45} {record.paper}" for name, record in VARIANTS.items()]
+    return "\b\nVariants:\n" + "\n".join(f"  {row}" for row in rows)
+
+
+@cli.command(short_help="Train on a folder of images; prints the checkpoint's path.", epilog=_variants_text())
 @click.option(
     "--data", required=True, type=_path, help="Folder, .zip, .npy, .npz, idx file, `-`: paths on stdin, toy:NAME."
 )
@@ -256,7 +279,6 @@ def train(
     as_json: bool,
     quiet: bool,
     verbose: bool,
-    debug: bool,
     **settings: Any,
 ) -> None:
     """\b
@@ -270,6 +292,7 @@ def train(
     The same command again goes on where it stopped, or does nothing when all steps are done. The run
     folder gets ckpt.pt, config.json, metrics.jsonl, samples/ and, with matplotlib, curve.png.
     """
+    began = time.monotonic()
     console = Console(quiet=quiet, verbose=verbose)
     chosen = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     given = {name: value for name, value in settings.items() if ctx.get_parameter_source(name) in chosen}
@@ -292,18 +315,20 @@ def train(
     if given.get("precision") == "auto":
         given["precision"] = native_precision(where)
     source = open_source(data, sys.stdin.buffer, null)
-    config, origins = resolve(given, probe(source, console))
-    if dry_run:
-        _print_settings(ctx, config, origins, as_json)
-        return
+    facts = {} if source.items and {"size", "channels"} <= given.keys() else probe(source, console)
+    config, origins = resolve(given, facts)
 
     from .train import check_folder, train
 
     if not force:
         check_folder(out, config)  # before the images are read, which may take long
+    if dry_run:
+        _print_settings(ctx, config, origins, as_json)
+        return
     dataset = prepare(source, config, skip_bad, console)
     try:
-        click.echo(os.fsencode(train(config, dataset, out, where, console, time_limit, force)))
+        left = None if time_limit is None else time_limit - (time.monotonic() - began)
+        click.echo(os.fsencode(train(config, dataset, out, where, console, left, force)))
     except StoppedError as stop:
         again = shlex.join(["wgan", *(word for word in sys.argv[1:] if word != "--force")])
         raise StoppedError(f"{stop}\nTo go on: {again}", stop.exit_code) from None
@@ -362,7 +387,6 @@ def sample(
     device: str,
     quiet: bool,
     verbose: bool,
-    debug: bool,
 ) -> None:
     """\b
     wgan sample run/ckpt.pt                                    64 images in samples.png
@@ -385,6 +409,8 @@ def sample(
         raise UsageError(f"--truncation {truncation:g}: must be a number from 0.01; latents are drawn till all fit")
     first = index or 0
     count = count or (1 if index is not None else 9 if interpolate else 64)
+    if first + count > 2**63:
+        raise UsageError(f"--index {first} with -n {count}: the last index must be below 2^63")
     if interpolate and count < 2:
         raise UsageError(f"--interpolate {interpolate}: needs -n 2 or more latents to walk between, not {count}")
 
@@ -394,10 +420,12 @@ def sample(
 
     generator, config = load_generator(checkpoint, pick_device(device), raw)
     rows = sampling.latents(seed, range(first, first + count), config.latent, truncation)
+    stem = f"seed{seed}"
     if interpolate:
+        stem += f"-from{first}-step{interpolate}"  # other pictures than those of the seed itself
         rows, first, nrow = sampling.interpolate(rows, interpolate), 0, nrow or interpolate
     stdout = sys.stdout.buffer if out == "-" else None
-    sampling.write_samples(generator, rows, out, first=first, seed=seed, columns=nrow, stdout=stdout)
+    sampling.write_samples(generator, rows, out, first=first, stem=stem, columns=nrow, stdout=stdout)
     if out != "-":
         click.echo(os.fsencode(out))
 
@@ -425,7 +453,6 @@ def critic_score(
     device: str,
     quiet: bool,
     verbose: bool,
-    debug: bool,
 ) -> None:
     """\b
     wgan critic-score run/ckpt.pt imgs/ | sort -g | head       the least real
@@ -493,7 +520,7 @@ def _print_summary(scores: list[float], on_samples: float, as_json: bool, consol
 @_checkpoint_argument(required=False)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @_talk_options
-def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
+def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """\b
     wgan info
     wgan info run/

@@ -149,6 +149,8 @@ def resolve(given: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[TrainCo
     but an architecture without batch norm overrules a paper that used one.
     Raises UsageError for a setting that the variant or the optimizer does not use.
     """
+    if given.get("size") == 0:
+        raise UsageError("--size 0: must be a whole number of pixels from 1")
     general = {f.name: f.default for f in fields(TrainConfig)}
     # Points need a generator without convolutions, whatever the default is.
     points = {"arch": "mlp", "latent": 2} if facts.get("size") == 0 else {}
@@ -189,11 +191,11 @@ def resolve(given: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[TrainCo
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
     """The settings, with both values, that forbid to continue the run `old` as `new`."""
-    return [
-        (f.name, getattr(old, f.name), getattr(new, f.name))
-        for f in fields(TrainConfig)
-        if not f.metadata.get("may_change") and getattr(old, f.name) != getattr(new, f.name)
-    ]
+    fixed = {f.name for f in fields(TrainConfig) if not f.metadata.get("may_change")}
+    if new.instance_noise:
+        fixed.add("steps")  # the noise falls to 0 at the last
+    pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(TrainConfig) if f.name in fixed]
+    return [(name, before, now) for name, before, now in pairs if before != now]
 
 
 def flag(name: str) -> str:

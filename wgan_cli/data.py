@@ -41,6 +41,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".g
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # no other decoder is reached, whatever a file claims to be
 TOY_POINTS = 100_000
 CACHE_VERSION = 1  # to be raised when the same file would be decoded into other pixels
+MOST_BYTES = 256 << 20  # of one image file in a zip
 RESIDENT_BYTES = 256 << 20  # of the cache file's pages, before they are handed back to the system
 FAULT_BYTES = 64 << 10  # that Linux maps around the one byte that was asked for
 
@@ -146,7 +147,7 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except PermissionError as error:
         raise DataError(f"{printable(folder)}: {error.strerror}; cannot look for images there") from None
-    if len(seen) > 1 and any(entry.name == "metrics.jsonl" for entry in entries):
+    if len(seen) > 1 and {"config.json", "metrics.jsonl"} <= {entry.name for entry in entries}:
         return  # the folder of a run begun among the images: its sample grids are none of them
     for entry in entries:
         if entry.name.startswith("."):
@@ -202,9 +203,12 @@ def read_image(item: Item, size: int, channels: int, fit: str) -> Pixels:
 
 
 def _open_image(item: Item) -> Image.Image:
-    in_zip = item.path.lower().endswith(".zip")
-    content = BytesIO(_open_zip(item.path).read(item.member)) if in_zip else item.path
-    return Image.open(content, formats=FORMATS)
+    if not item.path.lower().endswith(".zip"):
+        return Image.open(item.path, formats=FORMATS)
+    archive = _open_zip(item.path)
+    if (size := archive.getinfo(item.member).file_size) > MOST_BYTES:  # a few kilobytes may say so, and mean it
+        raise ValueError(f"{size} bytes when unpacked, more than the {MOST_BYTES} that are taken")
+    return Image.open(BytesIO(archive.read(item.member)), formats=FORMATS)
 
 
 def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> Pixels:
@@ -214,8 +218,8 @@ def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> Pixels:
     to 8, floats are taken from 0 to 1. fit: `crop` the middle square, `pad` with black (transparent with
     4 channels), or `stretch`; resampled with Lanczos.
     """
-    if image.format == "JPEG":  # decoded at 1/2, 1/4 or 1/8 scale where that leaves twice the size
-        image.draft("L" if channels == 1 and image.mode == "RGB" else "", (2 * size, 2 * size))
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 scale where that leaves twice the size; others take no draft.
+    image.draft("L" if channels == 1 and image.mode == "RGB" else "", (2 * size, 2 * size))
     ImageOps.exif_transpose(image, in_place=True)
     image = _to_mode(image, {1: "L", 3: "RGB", 4: "RGBA"}[channels])
     width, height = image.size
@@ -307,10 +311,12 @@ def probe(source: Source, console: Console) -> dict[str, int]:
             height, width, channels = _image_shape(shape)
             return {"size": auto_size(min(height, width)), "channels": channels}
     note = cache_folder() / f"{source.key}.probe.json"
-    if not note.exists():
-        with _caching(), replacing(note) as file:  # a cache that cannot be written is found before the images are read
-            file.write(json.dumps(_look_at_images(source, console)).encode())
-    return dict(json.loads(note.read_bytes()))
+    if facts := _note(note):
+        return facts
+    with _caching(), replacing(note) as file:  # a cache that cannot be written is found before the images are read
+        facts = _look_at_images(source, console)
+        file.write(json.dumps(facts).encode())
+    return facts
 
 
 def _look_at_images(source: Source, console: Console) -> dict[str, int]:
@@ -327,7 +333,7 @@ def _look_at_images(source: Source, console: Console) -> dict[str, int]:
             seen.append(result)
         console.progress("looking at images", done, len(source.items))
     if not seen:
-        _show_bad(bad, console)
+        _show_bad(bad, console.error, console.row, console.verbose)
         raise DataError(f"--data {printable(source.name)}: none of its {len(source.items)} files can be read")
     channels = Counter(channels for _, channels in seen).most_common(1)[0][0]
     return {"size": auto_size(statistics.median(side for side, _ in seen)), "channels": channels}
@@ -345,18 +351,19 @@ def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Consol
     key = _digest([[CACHE_VERSION, source.key, config.size, config.channels, config.fit]])
     rows, note = cache_folder() / f"{key}.rows", cache_folder() / f"{key}.json"
     shape = (config.size, config.size, config.channels)
-    if not (note.exists() and rows.exists()):
+    facts = _note(note)
+    if not facts or not rows.exists() or rows.stat().st_size != facts["count"] * math.prod(shape):
         with _caching():
-            _decode(source, config, rows, note, console)
-    facts = json.loads(note.read_bytes())
+            facts = _decode(source, config, rows, note, console)
     bad = [BadFile(*entry) for entry in facts["bad"]]
+    if bad and not skip_bad:
+        _show_bad(bad, console.error, console.row, console.verbose)
+        raise DataError(
+            f"--data {printable(source.name)}: {len(bad)} of {len(bad) + facts['count']} files cannot be read; "
+            "mend them, or leave them out with --skip-bad"
+        )
     if bad:
-        _show_bad(bad, console)
-        if not skip_bad:
-            raise DataError(
-                f"--data {printable(source.name)}: {len(bad)} of {len(bad) + facts['count']} files cannot be read; "
-                "mend them, or leave them out with --skip-bad"
-            )
+        _show_bad(bad, console.notice, console.notice, console.verbose)
         console.notice(f"left out {len(bad)}, {facts['count']} remain")
     _check_count(source, facts["count"], config.batch)
     with open(rows, "rb") as file:
@@ -372,7 +379,15 @@ def _check_count(source: Source, count: int, batch: int) -> None:
         )
 
 
-def _decode(source: Source, config: TrainConfig, rows: Path, note: Path, console: Console) -> None:
+def _note(path: Path) -> dict[str, Any] | None:
+    """What the cache says, None if nothing or nothing whole."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError):
+        return None
+
+
+def _decode(source: Source, config: TrainConfig, rows: Path, note: Path, console: Console) -> dict[str, Any]:
     """Write the rows, one image after the other, and beside them what there is to know of them."""
     digest, bad, count = hashlib.sha256(), [], 0
     size, channels, fit = config.size, config.channels, config.fit
@@ -396,16 +411,20 @@ def _decode(source: Source, config: TrainConfig, rows: Path, note: Path, console
     facts = {"count": count, "fingerprint": digest.hexdigest()[:16], "bad": bad}
     with replacing(note) as file:
         file.write(json.dumps(facts).encode())
+    return facts
 
 
-def _show_bad(bad: Sequence[BadFile], console: Console, most: int = 50) -> None:
-    shown = bad if console.verbose else bad[:most]
+def _show_bad(
+    bad: Sequence[BadFile], head: Callable[[str], None], row: Callable[[str], None], every: bool, most: int = 50
+) -> None:
+    """A table of what cannot be read: an error where it ends the run, a notice where it does not."""
+    shown = bad if every else bad[:most]
     width = min(60, max(len(printable(entry.name)) for entry in shown))
-    console.error(f"{len(bad)} unreadable {'file' if len(bad) == 1 else 'files'}:")
+    head(f"{len(bad)} unreadable {'file' if len(bad) == 1 else 'files'}:")
     for entry in shown:
-        console.row(f"  {printable(entry.name):{width}}  {printable(entry.reason)}")
+        row(f"  {printable(entry.name):{width}}  {printable(entry.reason)}")
     if len(shown) < len(bad):
-        console.row(f"  and {len(bad) - len(shown)} more; -v names them all")
+        row(f"  and {len(bad) - len(shown)} more; -v names them all")
 
 
 def cache_folder() -> Path:
@@ -641,7 +660,7 @@ class Dataset:
 
 @lru_cache(maxsize=1)
 def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def to_unit(pixels: Tensor) -> Tensor:

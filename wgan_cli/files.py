@@ -8,6 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from . import UsageError
+from .console import printable
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
@@ -16,7 +19,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     It is written beside its target, flushed to disk and renamed, so that whoever reads `path` sees the old
     content or the new one, even after a kill or a power cut. After an error in the block, `path` is as it was.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # a link goes on to point at it
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -24,9 +27,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     _sync_folder(target.parent)
 
@@ -48,16 +53,15 @@ def link(source: Path, path: Path) -> None:
 
 
 def check_writable(path: Path, flag: str) -> None:
-    """Raise UsageError if neither `path` nor the nearest folder above it can be written to."""
-    from . import UsageError
-
-    place = path
+    """UsageError if the file `path` cannot be written, as far as can be told without writing."""
+    place = path.parent
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
-    if place != path and not place.is_dir():
-        raise UsageError(f"{flag} {path}: {place} is not a folder; choose another place")
-    if not os.access(place, os.W_OK):
-        raise UsageError(f"{flag} {path}: no permission to write to {place}; choose another place")
+    if path.is_dir() or not place.is_dir():
+        wrong = f"{path} is a folder" if path.is_dir() else f"{place} is not a folder"
+        raise UsageError(f"{flag}: cannot write {printable(str(path))}: {printable(wrong)}; choose another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag}: no permission to write in {printable(str(place))}; choose another place")
 
 
 def _sync_folder(folder: Path) -> None:

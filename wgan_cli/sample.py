@@ -77,7 +77,7 @@ def write_samples(
     out: str,
     *,
     first: int = 0,  # index of the first latent
-    seed: int = 0,  # for the names in a folder
+    stem: str = "",  # of the names in a folder
     columns: int | None = None,  # of a grid
     stdout: BinaryIO | None = None,  # what `-` means
 ) -> None:
@@ -95,7 +95,7 @@ def write_samples(
                 raise UsageError(f"-o {out}: a toy set's samples are points; write them to one .png, .npz or .npy")
             path.mkdir(parents=True, exist_ok=True)
             for image in chunk:
-                with replacing(path / f"seed{seed}-{index:06}.png") as file:
+                with replacing(path / f"{stem}-{index:06}.png") as file:
                     to_image(image).save(file, "PNG")
                 index += 1
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import DivergedError, StoppedError, UsageError, checkpoint, curve, ops, sample
+from . import DataError, DivergedError, StoppedError, UsageError, checkpoint, curve, ops, sample
 from .config import TrainConfig, differences, flag
 from .console import Console, duration
 from .data import Dataset
@@ -27,6 +28,10 @@ from .models import build_critic, build_generator, has_batch_norm, parameter_cou
 from .penalty import critic_penalty
 
 TIME_LIMIT_CODE = 75  # EX_TEMPFAIL: try again later
+
+# What a run writes into its folder, and what a kill can leave of it.
+_WRITTEN = re.compile(r"ckpt(-\d+)?\.pt|metrics\.jsonl|curve\.png|samples/\d+\.png")
+_LITTER = re.compile(r"(samples/)?\.(ckpt(-\d+)?\.pt|config\.json|metrics\.jsonl|curve\.png|\d+\.png)\.\d+\.tmp")
 
 
 @dataclass
@@ -40,7 +45,7 @@ class State:
     ema: nn.Module | None
     optimizer_generator: torch.optim.Optimizer
     optimizer_critic: torch.optim.Optimizer
-    rng: torch.Generator  # of latents, mixing, flips and noise
+    rng: torch.Generator  # of latents, flips, noise, mixing: drawn in this order in a critic step
     step: int = 0  # generator updates done
     batches: int = 0  # of real data taken
 
@@ -103,6 +108,7 @@ def _update(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None) 
         optimizer.step()
     elif isinstance(optimizer, torch.optim.RMSprop):  # the paper's own, in one pass over memory
         averages = [optimizer.state[p]["square_avg"] for p in params]
+        torch._foreach_add_([optimizer.state[p]["step"] for p in params], 1)
         ops.rmsprop_clamp_(params, [p.grad for p in params], averages, group["lr"], group["alpha"], group["eps"], clip)
     else:
         optimizer.step()
@@ -165,8 +171,13 @@ def _state(
         ema.to(device).eval().requires_grad_(False) if ema else None,
         _optimizer(config, generator),
         _optimizer(config, critic),
-        torch.Generator(device).manual_seed(config.seed),
+        torch.Generator(device).manual_seed(_other_seed(config.seed)),
     )
+
+
+def _other_seed(seed: int) -> int:
+    """For the random numbers of training: with the seed of the weights, latents would repeat what drew those."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
@@ -188,11 +199,10 @@ def check_folder(out: Path, config: TrainConfig) -> None:
         _check_same(out, checkpoint.load(path)[1], config)
 
 
-def _check_same(out: Path, old: TrainConfig, new: TrainConfig, data: str = "") -> None:
-    changed = [f"{flag(name)} was {before}, now {now}" for name, before, now in differences(old, new)]
-    if changed or data:
+def _check_same(out: Path, old: TrainConfig, new: TrainConfig) -> None:
+    if changed := [f"{flag(name)} was {before}, now {now}" for name, before, now in differences(old, new)]:
         raise UsageError(
-            f"{out} holds a run with other settings: {'; '.join(changed or [data])}. "
+            f"{out} holds a run with other settings: {'; '.join(changed)}. "
             "Repeat its settings to go on, choose another -o, or start anew there with --force"
         )
 
@@ -200,19 +210,26 @@ def _check_same(out: Path, old: TrainConfig, new: TrainConfig, data: str = "") -
 def restored_state(path: Path, config: TrainConfig, dataset: Dataset, device: torch.device, console: Console) -> State:
     """The run that the checkpoint at `path` holds, to go on under `config`. UsageError if that was another run."""
     content, old = checkpoint.load(path)
-    others = f"the images of --data were {content['data']['count']} others, now {len(dataset)}"
-    _check_same(path.parent, old, config, others if content["data"]["fingerprint"] != dataset.fingerprint else "")
+    _check_same(path.parent, old, config)
+    if content["data"]["fingerprint"] != dataset.fingerprint:
+        raise UsageError(
+            f"{path.parent} holds a run on other data, {content['data']['count']} samples, while --data now has "
+            f"{len(dataset)}. Restore the data to go on, choose another -o, or start anew there with --force"
+        )
     generator = checkpoint.restore(build_generator, config, content["generator"], path)
     critic = checkpoint.restore(build_critic, config, content["critic"], path)
     ema = checkpoint.restore(build_generator, config, content["ema"], path) if config.ema else None
     state = _state(config, device, generator, critic, ema)
-    state.optimizer_generator.load_state_dict(content["optimizer_generator"])
-    state.optimizer_critic.load_state_dict(content["optimizer_critic"])
+    try:
+        state.optimizer_generator.load_state_dict(content["optimizer_generator"])
+        state.optimizer_critic.load_state_dict(content["optimizer_critic"])
+        if same_device := content["rng"]["device"] == device.type:
+            state.rng.set_state(content["rng"]["state"])
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DataError(f"{path}: damaged optimizers or random state ({error}); take an older copy") from None
     state.step, state.batches = content["step"], content["data"]["batches"]
-    if content["rng"]["device"] == device.type:
-        state.rng.set_state(content["rng"]["state"])
-    else:  # the states of one kind of device mean nothing to another
-        state.rng.manual_seed(config.seed + state.step)
+    if not same_device:  # the state of one kind of device means nothing to another
+        state.rng.manual_seed(_other_seed(config.seed + state.step))
         console.notice(
             f"continued on {device.type}, begun on {content['rng']['device']}: other random numbers from here"
         )
@@ -255,7 +272,7 @@ def train(
     resumes = newest.exists() and not force
     state = restored_state(newest, config, dataset, device, console) if resumes else new_state(config, device)
     if state.step >= config.steps:
-        console.notice(f"{newest} is at step {state.step} of {config.steps} already: nothing to do")
+        console.notice(f"{newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
         return newest
     _make_folder(out, config, fresh=not resumes)
     before = _keep_records(log, state.step)
@@ -279,16 +296,18 @@ def train(
             last = state.step == config.steps
             if last or state.step % config.log_every == 0:
                 record = _record(state, figures, seconds)
-                _check_finite(state, record, newest, saved)
+                _check_figures(state, record, newest, saved)
                 records.write(json.dumps(record).encode() + b"\n")
                 facts = {name: record[key] for key, name in (("wasserstein", "W"), ("js", "JS")) if key in record}
             console.progress("training", state.step, config.steps, facts)
             late = time_limit is not None and time.monotonic() - began >= time_limit
             ends = last or bool(stopped) or late
-            if last or state.step % config.sample_every == 0:
+            samples, saves = last or state.step % config.sample_every == 0, ends or state.step % config.save_every == 0
+            if samples or saves:
+                _check_weights(state, newest, saved)
+            if samples:
                 _write_grid(state, out / "samples" / f"{state.step:06}.png")
-            if ends or state.step % config.save_every == 0:
-                _check_finite(state, {}, newest, saved)
+            if saves:
                 _save(out, state, dataset)
                 saved = state.step
             if ends and not last:
@@ -315,30 +334,36 @@ def _record(state: State, figures: dict[str, Tensor], seconds: float) -> dict[st
     return record | {"images_per_second": round(images / seconds, 2), "seconds": round(seconds, 3)}
 
 
-def _check_finite(state: State, record: dict[str, Any], newest: Path, saved: int | None) -> None:
-    """DivergedError if a figure of the record, or else any weight, is NaN or infinite."""
-    names = [f"{name} is {value}" for name, value in record.items() if not np.isfinite(value)]
-    if not record:
-        for network in ("generator", "critic"):
-            if not all(p.isfinite().all() for p in getattr(state, network).parameters()):
-                names.append(f"a weight of the {network} is not finite")
-    if names:
-        kept = f"{newest} of step {saved} is untouched" if saved is not None else "nothing had been saved yet"
-        raise DivergedError(
-            f"training diverged at step {state.step}: {', '.join(names)}; {kept}. "
-            f"Start anew with a lower --lr (was {state.config.lr:g}) or another --optimizer"
-        )
+def _check_figures(state: State, record: dict[str, Any], newest: Path, saved: int | None) -> None:
+    if wrong := [f"{name} is {value}" for name, value in record.items() if not np.isfinite(value)]:
+        raise _diverged(state, wrong[0], newest, saved)
+
+
+def _check_weights(state: State, newest: Path, saved: int | None) -> None:
+    for name, network in (("critic", state.critic), ("generator", state.generator)):
+        if not all(p.isfinite().all() for p in network.parameters()):
+            raise _diverged(state, f"a weight of the {name} is not finite", newest, saved)
+
+
+def _diverged(state: State, what: str, newest: Path, saved: int | None) -> DivergedError:
+    kept = f"{newest} of step {saved} is untouched" if saved is not None else "nothing had been saved yet"
+    return DivergedError(
+        f"training diverged at step {state.step}: {what}; {kept}. "
+        f"Start anew with a lower --lr (was {state.config.lr:g}) or another --optimizer"
+    )
 
 
 def _make_folder(out: Path, config: TrainConfig, fresh: bool) -> None:
+    """Make the run folder; of a run that was begun there before, remove what it wrote, and nothing else."""
+    if fresh and (out / "metrics.jsonl").exists() and not (out / "config.json").exists():
+        raise UsageError(f"{out}: holds a metrics.jsonl that is not of a run of wgan; choose another -o")
     (out / "samples").mkdir(parents=True, exist_ok=True)
-    if fresh:  # what a run that was begun here before has left
-        for old in [*out.glob("ckpt*.pt"), *out.glob("samples/[0-9]*.png"), out / "metrics.jsonl", out / "curve.png"]:
-            old.unlink(missing_ok=True)
-    for litter in out.rglob(".*.tmp"):  # of a run that was killed while it wrote
-        litter.unlink()
-    with replacing(out / "config.json") as file:
-        file.write(json.dumps(config.as_dict(), indent=2).encode() + b"\n")
+    for file in [*out.iterdir(), *(out / "samples").iterdir()]:
+        name = file.relative_to(out).as_posix()
+        if _LITTER.fullmatch(name) or (fresh and (out / "config.json").exists() and _WRITTEN.fullmatch(name)):
+            file.unlink()
+    with replacing(out / "config.json") as content:
+        content.write(json.dumps(config.as_dict(), indent=2).encode() + b"\n")
 
 
 def _keep_records(log: Path, step: int) -> float:
@@ -387,7 +412,8 @@ def _stop_signals() -> Iterator[list[int]]:
             os._exit(128 + number)
         received.append(number)
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]  # as under nohup
+    before = {number: signal.signal(number, receive) for number in numbers}
     try:
         yield received
     finally:

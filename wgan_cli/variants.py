@@ -26,8 +26,8 @@ class Penalty:
 
 @dataclass(frozen=True)
 class Variant:
-    paper: str
     summary: str
+    paper: str
     critic_loss: Callable[[Tensor, Tensor], Tensor]  # (on real, on fake) -> scalar
     generator_loss: Callable[[Tensor], Tensor]  # (on fake) -> scalar
     estimate: str  # name of the logged distance
