@@ -24,10 +24,14 @@ $(INSTALLED): pyproject.toml setup.py $(wildcard wgan_cli/*.py csrc/*)
 demo: $(DEMO)/ranking.tsv ## train on the embedded digits, draw a grid, rank the digits (a few minutes)
 	@echo "the most and the least typical digits: $(DEMO)/ranking.tsv; samples: $(DEMO)/grid.png"
 
-$(DEMO)/ckpt.pt: $(INSTALLED) examples/digits.zip
+# Always asked for: an interrupted run goes on, and a finished one is left alone, its time too, so that what is made
+# from it is not made again.
+$(DEMO)/ckpt.pt: $(INSTALLED) FORCE
 	$(BIN)/wgan train --data examples/digits.zip --width 24 --batch 32 --lr 1e-3 --n-critic 2 \
-	  --ema 0.98 --steps 1500 --save-every 250 --sample-every 250 -o $(DEMO)
-	@touch $@
+	  --ema 0.98 --steps 3000 --save-every 250 --sample-every 250 -o $(DEMO)
+
+FORCE:
+.PRECIOUS: $(DEMO)/ckpt.pt
 
 $(DEMO)/grid.png: $(DEMO)/ckpt.pt
 	$(BIN)/wgan sample $< -n 64 -o $@

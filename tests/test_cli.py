@@ -309,6 +309,8 @@ def png(value: int = 0) -> bytes:
         ("--data {images} --betas 0.5", 2, ["--betas"]),
         ("--data {images} --betas a,b", 2, ["--betas", "a,b"]),
         ("--data {images} --betas 0.5,1", 2, ["--betas"]),
+        ("--data {images} --betas ''", 2, ["--betas"]),
+        ("--data {images} --size 0 --arch mlp", 2, ["--size 0", "from 1"]),
         ("--data {images} --ema 1", 2, ["--ema 1"]),
         ("--data {images} --variant gp --critic-norm batch", 2, ["--critic-norm batch", "none or layer"]),
         ("--data {images} --variant gp --clip 0.1", 2, ["--clip 0.1", "gp"]),
@@ -423,6 +425,9 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a good one that runs code": (of_torch_in_a_good_one, "nothing was run"),
     "another format": (lambda path: change(path, format=99), "format 99"),
     "no critic": (lambda path: change(path, critic=None), "critic"),
+    "no count of data": (lambda path: change(path, data={}), "data.fingerprint, data.count"),
+    "no random state": (lambda path: change(path, rng={"device": "cpu", "state": 7}), "rng.state"),
+    "a step below 0": (lambda path: change(path, step=-5), "below 0"),
     "no config": (lambda path: change(path, config=7), "config"),
     "unknown setting": (lambda path: change_config(path, colour=1), "colour"),
     "wrong setting": (lambda path: change_config(path, width="wide"), "width"),
@@ -494,6 +499,9 @@ def test_a_traceback_only_with_debug(images: Path, monkeypatch: pytest.MonkeyPat
     check_refused(call(*words), 1, "ZeroDivisionError: division by zero", "--debug")
     with pytest.raises(ZeroDivisionError):
         call(*words, "--debug")
+    monkeypatch.setenv("WGAN_CRITIC_SCORE_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        call(*words)
 
 
 # ---- Runs: divergence, other settings, running again
@@ -533,6 +541,42 @@ def test_other_settings_are_refused_and_listed_until_forced(images: Path, traine
     assert (done.code, done.out) == (0, b"run/ckpt.pt\n")
     assert json.loads(Path("run/config.json").read_text())["seed"] == 5
     assert call(*words).code == 0  # and now it is that run
+
+
+def test_damaged_optimizers_are_told_when_going_on(images: Path, trained: Path) -> None:
+    change(trained / "ckpt.pt", optimizer_critic={"state": {}})
+    check_refused(call("train", "--data", images, *SETTINGS, "--steps", "9", "-o", trained, "-q"), 3, "optimizers")
+
+
+def test_files_of_others_in_the_run_folder_stay(images: Path) -> None:
+    others = ["run/ckpt_other.pt", "run/samples/2024-holiday.png", "run/deep/.vim.tmp", "run/.notes.tmp"]
+    for name in others:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"mine")
+    Path("run/samples/.000002.png.123.tmp").touch()  # what a killed run leaves
+    for words in ((), ("--force", "--lr", "1e-3")):
+        assert call("train", "--data", images, *SETTINGS, "-o", "run", *words).code == 0
+        assert all(Path(name).read_bytes() == b"mine" for name in others)
+    assert not Path("run/samples/.000002.png.123.tmp").exists()
+    Path("other").mkdir()
+    Path("other/metrics.jsonl").write_text("{}")
+    check_refused(call("train", "--data", images, *SETTINGS, "-o", "other", "-q"), 2, "not of a run of wgan")
+
+
+def test_a_make_rule_continues_and_then_leaves_all_as_it_is(images: Path) -> None:
+    """The rule of the README: always asked, interrupted runs kept and gone on with, finished ones not touched."""
+    wgan_command = shlex.join(COMMAND)
+    train = f"{wgan_command} train --data {images} {shlex.join(SETTINGS)} $(LIMIT) -q -o run"
+    rules = [".DELETE_ON_ERROR:", ".PRECIOUS: run/ckpt.pt", f"run/ckpt.pt: FORCE\n\t{train}", "FORCE:"]
+    rules += [f"grid.png: run/ckpt.pt\n\t{wgan_command} sample $< -o $@"]
+    Path("Makefile").write_text("\n".join(rules) + "\n")
+    make = ["make", "-s", "grid.png"]
+    stopped = subprocess.run([*make, "LIMIT=--time-limit 0"], capture_output=True)
+    assert stopped.returncode == 2 and Path("run/ckpt.pt").exists() and not Path("grid.png").exists()
+    assert subprocess.run(make, capture_output=True).returncode == 0
+    before = {name: Path(name).stat().st_mtime_ns for name in ("run/ckpt.pt", "grid.png")}
+    assert subprocess.run(make, capture_output=True).returncode == 0
+    assert {name: Path(name).stat().st_mtime_ns for name in before} == before
 
 
 def test_a_finished_run_does_nothing_again(images: Path, trained: Path) -> None:

@@ -100,6 +100,26 @@ def test_a_folder_gives_its_images_at_any_depth_in_order_of_name(tmp_path: Path)
     assert values(prepare(tmp_path, 4, 1)) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"count": 5}'])
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: bytes) -> None:
+    grey(tmp_path / "imgs/a.png", 7)
+    prepare(tmp_path / "imgs", 4, 1)
+    for file in data.cache_folder().iterdir():
+        file.write_bytes(damage)
+    assert probe(tmp_path / "imgs") == {"size": 16, "channels": 1}
+    assert values(prepare(tmp_path / "imgs", 4, 1)) == [7]
+
+
+def test_a_bomb_in_a_zip_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "MOST_BYTES", 1000)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.png", bytes(1001))
+        archive.writestr("good.png", Path(grey(tmp_path / "good.png", 3)).read_bytes())
+    talk = StringIO()
+    assert values(prepare(tmp_path / "x.zip", 4, 1, skip_bad=True, talk=talk)) == [3]
+    assert "1001 bytes when unpacked" in talk.getvalue()
+
+
 def test_a_run_among_the_images_adds_no_images(tmp_path: Path) -> None:
     grey(tmp_path / "imgs/a.png", 1)
     grey(tmp_path / "imgs/wgan-gp/samples/000500.png", 2)

@@ -96,6 +96,17 @@ def test_a_folder_gets_the_index_in_the_names_and_keeps_what_it_holds(checkpoint
     assert sorted(os.listdir("faces")) == ["other.txt", "seed7-000037.png"]
 
 
+def test_a_walk_in_a_folder_has_names_of_its_own(checkpoint: Path) -> None:
+    assert call("sample", checkpoint, "-n", "2", "--interpolate", "3", "-o", "walk/").code == 0
+    assert sorted(os.listdir("walk")) == [f"seed0-from0-step3-00000{index}.png" for index in range(3)]
+
+
+def test_a_link_goes_on_to_point_at_its_target(checkpoint: Path) -> None:
+    Path("link.png").symlink_to("target.png")
+    assert call("sample", checkpoint, "-n", "1", "-o", "link.png").code == 0
+    assert Path("link.png").is_symlink() and Path("target.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_default_is_a_square_of_64_in_samples_png(checkpoint: Path) -> None:
     assert call("sample", checkpoint) == (0, b"samples.png\n", "")
     assert pixels("samples.png").shape == (8 * (SIDE + GAP) + GAP, 8 * (SIDE + GAP) + GAP, 3)
@@ -161,6 +172,7 @@ def test_a_missing_folder_is_made_and_a_name_that_is_no_utf8_is_printed_as_it_is
         (("--truncation", "0"), "--truncation 0"),
         (("--truncation", "1e-9"), "--truncation 1e-09"),
         (("--interpolate", "1"), "--interpolate"),
+        (("--index", str(2**63 - 1), "-n", "3"), "below 2^63"),
         (("--interpolate", "5", "-n", "1"), "-n 2"),
         (("--interpolate", "5", "--index", "3"), "-n 2"),
     ],

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,7 @@ from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.data import Dataset
 from wgan_cli.sample import grid, latents, write_samples
-from wgan_cli.train import State, critic_step, generator_step, new_state, train
+from wgan_cli.train import State, _stop_signals, critic_step, generator_step, new_state, train
 from wgan_cli.variants import VARIANTS
 
 CPU = torch.device("cpu")
@@ -318,6 +320,29 @@ def test_more_steps_go_on_from_the_end(tmp_path: Path) -> None:
     whole, parts = (checkpoint.load(tmp_path / name / "ckpt.pt")[0] for name in ("whole", "parts"))
     assert all(whole["generator"][k].equal(parts["generator"][k]) for k in whole["generator"])
     assert [r["step"] for r in records(tmp_path / "parts")] == list(range(1, 9))
+
+
+def test_noise_that_falls_to_the_last_step_forbids_other_steps(tmp_path: Path) -> None:
+    run(settings(instance_noise=0.5, steps=2), tmp_path)
+    with pytest.raises(UsageError, match="--steps was 2, now 4"):
+        run(settings(instance_noise=0.5, steps=4), tmp_path)
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    """As under nohup, or in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with _stop_signals() as stopped:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stopped == [] and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_weights_and_latents_come_from_different_random_numbers() -> None:
+    state = new_state(settings(arch="mlp"), CPU)
+    again = torch.Generator().manual_seed(state.config.seed)
+    assert not torch.randn(8, generator=again).equal(torch.randn(8, generator=state.rng))
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def probe(source: Source, console: Console) -> dict[str, int]:
             height, width, channels = _image_shape(shape)
             return {"size": auto_size(min(height, width)), "channels": channels}
     note = cache_folder() / f"{source.key}.probe.json"
-    if facts := _note(note):
+    if (facts := _note(note)) and {"size", "channels"} <= facts.keys():
         return facts
     with _caching(), replacing(note) as file:  # a cache that cannot be written is found before the images are read
         facts = _look_at_images(source, console)
@@ -352,7 +352,7 @@ def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Consol
     rows, note = cache_folder() / f"{key}.rows", cache_folder() / f"{key}.json"
     shape = (config.size, config.size, config.channels)
     facts = _note(note)
-    if not facts or not rows.exists() or rows.stat().st_size != facts["count"] * math.prod(shape):
+    if not facts or "bad" not in facts or not rows.exists() or rows.stat().st_size != facts["count"] * math.prod(shape):
         with _caching():
             facts = _decode(source, config, rows, note, console)
     bad = [BadFile(*entry) for entry in facts["bad"]]
@@ -383,7 +383,7 @@ def _note(path: Path) -> dict[str, Any] | None:
     """What the cache says, None if nothing or nothing whole."""
     try:
         return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return None
 
 
