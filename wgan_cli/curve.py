@@ -25,7 +25,7 @@ def write(log: Path, path: Path, console: Console) -> None:
     for axes, names in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True):
         for name in names:
             axes.plot([r["step"] for r in records], [r[name] for r in records], label=name, linewidth=0.9)
-        axes.legend(loc="upper right", fontsize="small")
+        axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
     axes.set_xlabel("step (generator updates)")
     with replacing(path) as file:
