@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -38,6 +39,7 @@ def main() -> NoReturn:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller, as in >&-
             setattr(sys, name, open(os.devnull, mode))
+    warnings.formatwarning = lambda message, *where: f"{message}\n"  # a notice to the user, who has no line to mend
     stdout = sys.stdout
     try:
         code = cli.main(prog_name="wgan", standalone_mode=False)
