@@ -67,7 +67,8 @@ test-cuda-build: ## build the kernels against a CUDA torch (several GB) and look
 test-gpu: $(INSTALLED) ## the kernels on a CUDA device
 	$(BIN)/pytest -m gpu
 
-bench: $(INSTALLED) ## the ops against torch's own forms (without a GPU: bytes and launches only)
+bench: $(INSTALLED) ## a critic step against the plain way to write it; the ops against torch's own forms (minutes)
+	$(BIN)/python tests/bench/step.py
 	$(BIN)/python tests/bench/ops.py
 
 clean: ## remove what the targets made

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from wgan_cli import ops
 from wgan_cli.config import TrainConfig
-from wgan_cli.models import build_critic
-from wgan_cli.penalty import critic_penalty
+from wgan_cli.models import build_critic, build_generator
+from wgan_cli.penalty import critic_penalty, input_gradient
 from wgan_cli.variants import Penalty
 
 
@@ -67,6 +71,56 @@ def test_a_zero_row_has_gradient_zero() -> None:
     assert penalty.item() == pytest.approx(10.0)
     penalty.backward()
     assert grads.grad is not None and not grads.grad.any()
+
+
+@pytest.mark.parametrize(("arch", "size"), [("mlp", 20), ("dcgan", 16), ("dcgan", 28), ("dcgan", 64)])
+def test_the_written_out_gradient_is_autograds(arch: str, size: int) -> None:
+    """Of a critic without norm, and so is its own gradient in every weight."""
+    torch.manual_seed(0)
+    critic = build_critic(TrainConfig(arch=arch, size=size, channels=2, width=3)).double()
+    points = torch.randn(5, 2, size, size, dtype=torch.float64)
+    gradients = []
+    for subject in (critic, nn.Sequential(critic)):  # the second shows no `net`, so autograd does it
+        gradient = input_gradient(subject, points)
+        weights = [p for p in critic.parameters() if p.dim() > 1]
+        gradients.append([gradient, *torch.autograd.grad(gradient.square().sum(), weights)])
+    for written, autograds in zip(*gradients, strict=True):
+        assert written.abs().max() > 0
+        torch.testing.assert_close(written, autograds, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(("arch", "size"), [("mlp", 28), ("dcgan", 32), ("dcgan", 64), ("dcgan", 128)])
+def test_a_critic_step_takes_no_more_than_ten_passes_and_one_of_the_generator(arch: str, size: int) -> None:
+    """Real and fake: 2 up, 2 for the activations' and 2 for the weights' gradients. Penalty: 2 up and down, 2 back."""
+    meta = torch.device("meta")
+    config = TrainConfig(arch=arch, size=size, channels=3, gp_weight=10.0, betas=(0.0, 0.9))
+    generator, critic = build_generator(config).to(meta), build_critic(config).to(meta)
+    real, latent, mix = (torch.empty(64, *shape, device=meta) for shape in (config.shape, (config.latent,), ()))
+    with Operations() as up, torch.no_grad():
+        critic(real)
+    with Operations() as step:
+        with torch.no_grad():
+            fake = generator(latent)
+        scores = critic(torch.cat([real, fake]))
+        penalty, _ = critic_penalty(critic, real, fake, mix, Penalty(), 10.0)
+        (scores.mean() + penalty).backward()
+    with Operations() as sample, torch.no_grad():
+        generator(latent)
+    assert 0 < step.count - sample.count <= 10 * up.count
+
+
+class Operations(TorchDispatchMode):
+    """Counts the multiplications and additions of matrix products and convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if counts := flop_registry.get(func._overloadpacket):
+            self.count += counts(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 @pytest.mark.parametrize("arch", ["mlp", "dcgan"])

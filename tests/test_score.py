@@ -41,10 +41,10 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in [*state.critic.parameters(), *state.generator.parameters()]:
             parameter.fill_(float(parameter.dim() == 2))
         weights = dict(state.critic.named_parameters())
-        weights["net.0.weight"].fill_(1 / 256)
-        weights["net.0.bias"].fill_(1.0)  # mean(x) + 1 is never negative, so that no ReLU cuts it
-        weights["net.6.weight"].fill_(2.0)
-        weights["net.6.bias"].fill_(-3.0)
+        weights["net.1.weight"].fill_(1 / 256)
+        weights["net.1.bias"].fill_(1.0)  # mean(x) + 1 is never negative, so that no ReLU cuts it
+        weights["net.7.weight"].fill_(2.0)
+        weights["net.7.bias"].fill_(-3.0)
         *_, weight, bias = state.generator.parameters()
         weight.fill_(0.0)
         bias.fill_(math.atanh(-0.5))

@@ -10,7 +10,6 @@ import math
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import UsageError
@@ -62,10 +61,10 @@ class MLPCritic(nn.Module):
 
     def __init__(self, width: int, shape: tuple[int, ...], norm: str) -> None:
         super().__init__()
-        self.net = mlp(math.prod(shape), width, HIDDEN_LAYERS, 1, norm)
+        self.net = nn.Sequential(nn.Flatten(), *mlp(math.prod(shape), width, HIDDEN_LAYERS, 1, norm))
 
     def forward(self, sample: Tensor) -> Tensor:
-        return self.net(sample.flatten(1)).squeeze(1)
+        return self.net(sample).squeeze(1)
 
 
 class DCGANGenerator(nn.Module):
@@ -100,22 +99,20 @@ class DCGANCritic(nn.Module):
     def __init__(self, width: int, channels: int, size: int, norm: str) -> None:
         super().__init__()
         before, after = _margins(size)
-        self.padding = (before, after, before, after)
         maps = _feature_maps(width, size)
-        layers: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        # The margin is mid-grey, for real and fake alike.
+        layers: list[nn.Module] = [nn.ZeroPad2d((before, after, before, after))] if before or after else []
+        layers += [nn.Conv2d(channels, maps[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for maps_in, maps_out in pairwise(maps):
             layers += [nn.Conv2d(maps_in, maps_out, 4, stride=2, padding=1, bias=norm == "none")]
             if norm != "none":  # layer norm over all of a sample's features, scaled by feature map
                 layers += [nn.BatchNorm2d(maps_out) if norm == "batch" else nn.GroupNorm(1, maps_out)]
             layers += [nn.LeakyReLU(0.2)]
-        self.net = nn.Sequential(*layers)
-        self.score = nn.Linear(maps[-1] * LATENT_GRID**2, 1)
+        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(maps[-1] * LATENT_GRID**2, 1))
         self.apply(_dcgan_init)
 
     def forward(self, image: Tensor) -> Tensor:
-        if any(self.padding):
-            image = F.pad(image, self.padding)  # with mid-grey, for real and fake alike
-        return self.score(self.net(image).flatten(1)).squeeze(1)
+        return self.net(image).squeeze(1)
 
 
 def pick_device(name: str) -> torch.device:

@@ -162,13 +162,15 @@ def new_state(config: TrainConfig, device: torch.device) -> State:
 def _state(
     config: TrainConfig, device: torch.device, generator: nn.Module, critic: nn.Module, ema: nn.Module | None
 ) -> State:
-    generator, critic = generator.to(device).train(), critic.to(device).train()
+    # Channels last is how the data lies in memory, and what convolutions are fastest on.
+    for network in filter(None, (generator, critic, ema)):
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return State(
         config,
         device,
-        generator,
-        critic,
-        ema.to(device).eval().requires_grad_(False) if ema else None,
+        generator.train(),
+        critic.train(),
+        ema.eval().requires_grad_(False) if ema else None,
         _optimizer(config, generator),
         _optimizer(config, critic),
         torch.Generator(device).manual_seed(_other_seed(config.seed)),
@@ -183,7 +185,8 @@ def _other_seed(seed: int) -> int:
 def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
         assert config.betas is not None
-        return torch.optim.Adam(network.parameters(), config.lr, config.betas)
+        fused = next(network.parameters()).device.type in ("cpu", "cuda")  # one pass over memory, where torch has it
+        return torch.optim.Adam(network.parameters(), config.lr, config.betas, fused=fused)
     if config.optimizer == "rmsprop":
         rmsprop = torch.optim.RMSprop(network.parameters(), config.lr)
         for p in network.parameters():  # what its first step would make, for the fused step to find
