@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from bench.step import Operations
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from wgan_cli import ops
 from wgan_cli.config import TrainConfig
@@ -107,20 +104,6 @@ def test_a_critic_step_takes_no_more_than_ten_passes_and_one_of_the_generator(ar
     with Operations() as sample, torch.no_grad():
         generator(latent)
     assert 0 < step.count - sample.count <= 10 * up.count
-
-
-class Operations(TorchDispatchMode):
-    """Counts the multiplications and additions of matrix products and convolutions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if counts := flop_registry.get(func._overloadpacket):
-            self.count += counts(*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 @pytest.mark.parametrize("arch", ["mlp", "dcgan"])
