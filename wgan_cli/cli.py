@@ -26,7 +26,7 @@ from click.core import ParameterSource
 from . import DataError, StoppedError, UsageError, WganError, __version__
 from .config import ARCH_DEFAULTS, ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, TrainConfig, resolve
 from .console import Console, printable
-from .files import check_writable
+from .files import check_writable, names_folder
 from .variants import VARIANTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -403,7 +403,7 @@ def sample(
     if out == "-" and sys.stdout.isatty():
         raise UsageError("-o - writes a PNG to standard output, which is a terminal; name a file or pipe it on")
     if out != "-":
-        folder = out.endswith("/") or (out and Path(out).is_dir())
+        folder = names_folder(out)
         if not folder and not out.lower().endswith((".png", ".npz", ".npy")):
             raise UsageError(f"-o {printable(out)}: must end in .png, .npz, .npy or, for a folder, in /")
         check_writable(Path(out, "*.png") if folder else Path(out), "-o")

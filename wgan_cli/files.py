@@ -52,6 +52,11 @@ def link(source: Path, path: Path) -> None:
             file.write(source.read_bytes())
 
 
+def names_folder(out: str) -> bool:
+    """Whether `-o out` asks for a folder: by a slash at its end, or because it is one."""
+    return out.endswith("/") or (out != "" and Path(out).is_dir())
+
+
 def check_writable(path: Path, flag: str) -> None:
     """UsageError if the file `path` cannot be written, as far as can be told without writing."""
     place = path.parent

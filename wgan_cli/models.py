@@ -126,9 +126,8 @@ def native_precision(device: torch.device) -> str:
     """`bf16` where the device multiplies bfloat16 natively, else `fp32`."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    features: dict[str, object] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # newer than the oldest torch that is taken
+    # get_capabilities is newer than the oldest torch that is taken.
+    features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "fp32"
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import UsageError
 from .data import to_pixels
-from .files import replacing
+from .files import names_folder, replacing
 
 CHUNK = 64  # images generated at a time, always: a matrix product's last bits depend on its shape
 GAP = 2  # pixels between the images of a grid
@@ -88,7 +88,7 @@ def write_samples(
     """
     chunks = (to_output(chunk) for chunk in generate(generator, rows, first))
     path = Path(out)
-    if out.endswith("/") or path.is_dir():
+    if names_folder(out):
         index = first
         for chunk in chunks:
             if chunk.ndim == 2:

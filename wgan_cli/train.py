@@ -226,16 +226,16 @@ def restored_state(path: Path, config: TrainConfig, dataset: Dataset, device: to
     try:
         state.optimizer_generator.load_state_dict(content["optimizer_generator"])
         state.optimizer_critic.load_state_dict(content["optimizer_critic"])
-        if same_device := content["rng"]["device"] == device.type:
+        if content["rng"]["device"] == device.type:
             state.rng.set_state(content["rng"]["state"])
+        else:  # the state of one kind of device means nothing to another
+            state.rng.manual_seed(_other_seed(config.seed + content["step"]))
+            console.notice(
+                f"continued on {device.type}, begun on {content['rng']['device']}: other random numbers from here"
+            )
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise DataError(f"{path}: damaged optimizers or random state ({error}); take an older copy") from None
     state.step, state.batches = content["step"], content["data"]["batches"]
-    if not same_device:  # the state of one kind of device means nothing to another
-        state.rng.manual_seed(_other_seed(config.seed + state.step))
-        console.notice(
-            f"continued on {device.type}, begun on {content['rng']['device']}: other random numbers from here"
-        )
     return state
 
 
