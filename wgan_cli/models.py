@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from . import UsageError
 from .config import TrainConfig, padded_size
+from .convolution import Doubling, Halving
 
 LATENT_GRID = 4  # side in pixels of the generator's first and the critic's last feature map
 MAX_FACTOR = 8  # feature maps are doubled with each halving of the side, up to this factor of the width
@@ -79,11 +80,11 @@ class DCGANGenerator(nn.Module):
         layers: list[nn.Module] = [nn.BatchNorm2d(self.first_maps), nn.ReLU(inplace=True)]
         for maps_in, maps_out in pairwise(maps):
             layers += [
-                nn.ConvTranspose2d(maps_in, maps_out, 4, stride=2, padding=1, bias=False),
+                Doubling(maps_in, maps_out, bias=False),
                 nn.BatchNorm2d(maps_out),
                 nn.ReLU(inplace=True),
             ]
-        self.net = nn.Sequential(*layers, nn.ConvTranspose2d(maps[-1], channels, 4, stride=2, padding=1), nn.Tanh())
+        self.net = nn.Sequential(*layers, Doubling(maps[-1], channels), nn.Tanh())
         self.apply(_dcgan_init)
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -102,12 +103,12 @@ class DCGANCritic(nn.Module):
         maps = _feature_maps(width, size)
         # The margin is mid-grey, for real and fake alike.
         layers: list[nn.Module] = [nn.ZeroPad2d((before, after, before, after))] if before or after else []
-        layers += [nn.Conv2d(channels, maps[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers += [Halving(channels, maps[0]), nn.LeakyReLU(0.2, inplace=True)]
         for maps_in, maps_out in pairwise(maps):
-            layers += [nn.Conv2d(maps_in, maps_out, 4, stride=2, padding=1, bias=norm == "none")]
+            layers += [Halving(maps_in, maps_out, bias=norm == "none")]
             if norm != "none":  # layer norm over all of a sample's features, scaled by feature map
                 layers += [nn.BatchNorm2d(maps_out) if norm == "batch" else nn.GroupNorm(1, maps_out)]
-            layers += [nn.LeakyReLU(0.2)]
+            layers += [nn.LeakyReLU(0.2, inplace=True)]
         self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(maps[-1] * LATENT_GRID**2, 1))
         self.apply(_dcgan_init)
 

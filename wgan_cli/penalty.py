@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops
+from .convolution import Halving, transposed
 from .variants import Penalty
 
 
@@ -39,7 +39,7 @@ def input_gradient(critic: nn.Module, points: Tensor) -> Tensor:
     return gradient
 
 
-_PIECEWISE_LINEAR = (nn.Linear, nn.Conv2d, nn.Flatten, nn.ZeroPad2d, nn.ReLU, nn.LeakyReLU)
+_PIECEWISE_LINEAR = (nn.Linear, Halving, nn.Flatten, nn.ZeroPad2d, nn.ReLU, nn.LeakyReLU)
 
 
 def _piecewise_linear_gradient(layers: Sequence[nn.Module], points: Tensor) -> Tensor:
@@ -57,9 +57,8 @@ def _piecewise_linear_gradient(layers: Sequence[nn.Module], points: Tensor) -> T
     for layer, before, after in zip(reversed(layers), values[-2::-1], values[:0:-1], strict=True):
         if isinstance(layer, nn.Linear):
             gradient = gradient @ layer.weight
-        elif isinstance(layer, nn.Conv2d):
-            assert not isinstance(layer.padding, str)
-            gradient = F.conv_transpose2d(gradient, layer.weight, stride=layer.stride, padding=layer.padding)
+        elif isinstance(layer, Halving):
+            gradient = transposed(gradient, layer.weight)
         elif isinstance(layer, nn.Flatten):
             gradient = gradient.view(before.shape)
         elif isinstance(layer, nn.ZeroPad2d):

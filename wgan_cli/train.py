@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -151,6 +153,19 @@ def _autocast(state: State) -> AbstractContextManager[Any]:
 # ---- A run
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep what tensors free, where it can be told to (Linux with glibc).
+
+    It would hand blocks over 32 MB back at once, and the system clear them page by page when they are asked for again:
+    6 % of a step of a DCGAN of 64x64.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError):
+            set_option = ctypes.CDLL(None).mallopt
+            set_option(-4, 0)  # M_MMAP_MAX: no block apart from the heap
+            set_option(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: of the heap's end, nothing is handed back
+
+
 def new_state(config: TrainConfig, device: torch.device) -> State:
     """A run at step 0: weights drawn on the CPU from the seed, so that they do not depend on the device."""
     with torch.random.fork_rng(devices=[]):
@@ -271,6 +286,7 @@ def train(
     that is not finite.
     """
     began = time.monotonic()
+    keep_freed_memory()
     newest, log = out / "ckpt.pt", out / "metrics.jsonl"
     resumes = newest.exists() and not force
     state = restored_state(newest, config, dataset, device, console) if resumes else new_state(config, device)

@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from wgan_cli.config import TrainConfig, resolve
+from wgan_cli.convolution import Doubling, Halving
 from wgan_cli.train import State, critic_step, new_state
 
 CASES = [("mlp", 28, 1), ("dcgan", 32, 3), ("dcgan", 64, 3), ("dcgan", 128, 3)]
@@ -41,7 +42,7 @@ class Plain:
 
     def __init__(self, state: State, detach: bool) -> None:
         self.config, self.detach = state.config, detach
-        self.generator, self.critic = copy.deepcopy(state.generator), copy.deepcopy(state.critic)
+        self.generator, self.critic = _torch_layers(state.generator), _torch_layers(state.critic)
         for network in (self.generator, self.critic):
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.rng = torch.Generator().set_state(state.rng.get_state())
@@ -74,6 +75,15 @@ class Plain:
         if config.clip:
             for p in self.critic.parameters():
                 p.data.clamp_(-config.clip, config.clip)
+
+
+def _torch_layers(network: nn.Module) -> nn.Module:
+    """A copy with torch's own convolutions."""
+    network = copy.deepcopy(network)
+    for layer in network.modules():
+        if isinstance(layer, (Halving, Doubling)):
+            layer.__class__ = nn.Conv2d if isinstance(layer, Halving) else nn.ConvTranspose2d  # type: ignore[assignment]
+    return network
 
 
 class Operations(TorchDispatchMode):
