@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wgan_cli import UsageError
-from wgan_cli.config import TrainConfig, auto_size, differences, padded_size, resolve
+from wgan_cli.config import PRESETS, TrainConfig, auto_size, differences, padded_size, resolve
 from wgan_cli.variants import VARIANTS
 
 FACTS = {"size": 32, "channels": 1}
@@ -34,6 +34,28 @@ def test_what_is_given_overrules_everything() -> None:
     config, origins = resolve(given, FACTS)
     assert (config.lr, config.size, config.width, config.critic_norm) == (1.0, 16, 8, "layer")
     assert {origins[name] for name in given} == {"given"}
+
+
+def test_a_preset_gives_way_to_what_is_given_only() -> None:
+    config, origins = resolve({"lr": 0.5}, FACTS, "fast", "bf16")
+    fast = PRESETS["fast"]
+    assert (config.lr, config.precision) == (0.5, "bf16")
+    assert {name: getattr(config, name) for name in fast if name not in ("lr", "precision")} == {
+        name: value for name, value in fast.items() if name not in ("lr", "precision")
+    }
+    assert {origins[name] for name in fast if name != "lr"} == {"preset fast"}
+    assert resolve({}, FACTS, "paper") == resolve({}, FACTS)
+
+
+@pytest.mark.parametrize("given", [{"variant": "clip"}, {"arch": "mlp"}])
+def test_a_preset_is_for_what_it_was_found_with(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="--preset fast: .*--variant gp and --arch dcgan"):
+        resolve(given, FACTS, "fast")
+
+
+@pytest.mark.parametrize("native", ["fp32", "bf16"])
+def test_auto_is_what_the_machine_has(native: str) -> None:
+    assert resolve({"precision": "auto"}, FACTS, native_precision=native)[0].precision == native
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
