@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
@@ -208,6 +208,7 @@ def cli() -> None:
     wgan train --data ./imgs --variant gp -o run/     train; prints run/ckpt.pt when done
     wgan sample run/ckpt.pt -n 64 -o grid.png         draw samples
     wgan critic-score run/ckpt.pt imgs/ | sort -g     rank images by the critic
+    wgan evaluate run/ --data heldout/                distances between samples and data
     wgan info run/                                    what a checkpoint holds
 
     Train a Wasserstein GAN on images, sample from it, rank images by its critic.
@@ -522,6 +523,85 @@ def _print_summary(scores: list[float], on_samples: float, as_json: bool, consol
         stdout.write(json.dumps({"summary": figures}).encode() + b"\n")
     else:
         console.row(" · ".join(f"{name} {value:.6g}" for name, value in figures.items()))
+
+
+@cli.command(short_help="Distances between samples and held-out data.")
+@_checkpoint_argument()
+@click.option("--data", required=True, type=_path, help="Held-out images, in any form that train takes; or toy:NAME.")
+@click.option("--train", "trained", type=_path, help="What it was trained on: are samples copies of it?")
+@click.option(
+    "--features",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A TorchScript or torch.export model to compare in the features of. It is a program: load none that you "
+    "do not trust.",
+)
+@click.option("-n", "--count", type=click.IntRange(1), help="N.  [default: 1000, or half of the data]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of samples, choice and directions."
+)
+@_null_option
+@click.option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a figure, a line each.")
+@_device_option
+@_talk_options
+def evaluate(
+    checkpoint: Path,
+    data: str,
+    trained: str | None,
+    features: Path | None,
+    count: int | None,
+    seed: int,
+    null: bool,
+    skip_bad: bool,
+    as_json: bool,
+    device: str,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """\b
+    wgan evaluate run/ --data heldout/
+    wgan evaluate run/ --data heldout.zip --train imgs/ --json
+    wgan evaluate run/ --data heldout/ --features inception.pt -n 5000
+
+    Compare N samples with N held-out images, and beside that N other held-out images with the same ones: the
+    column `data` is what a perfect generator would reach. Figures of another N or other data are not comparable.
+
+    Images are prepared as in training. The model in --features gets float32 [64, C, H, W] in [-1, 1], grey
+    repeated to 3 channels, and returns one tensor [64, ...]; with Inception frechet_distance is FID and
+    kernel_distance KID.
+    """
+    from .checkpoint import load, load_generator
+    from .data import open_source, prepare
+    from .evaluate import evaluate
+    from .models import pick_device
+
+    generator, config = load_generator(checkpoint, pick_device(device))
+    console = Console(quiet=quiet, verbose=verbose)
+    if features and not config.size:
+        raise UsageError("--features is for images, and this checkpoint draws points")
+    sources = [open_source(name, sys.stdin.buffer, null) for name in (data, trained) if name]
+    if any(bool(source.toy) == bool(config.size) for source in sources):
+        raise UsageError(f"this checkpoint draws {'images' if config.size else 'points'}; compare like with like")
+    held, *others = (prepare(source, replace(config, batch=1), skip_bad, console) for source in sources)
+    seen = load(checkpoint)[0]["data"]["fingerprint"]
+    if config.size and held.fingerprint == seen:
+        console.notice("--data is what it was trained on: copies of it would pass for perfect; hold other images out")
+    if others and others[0].fingerprint != seen:
+        console.notice("--train is not what this checkpoint was trained on")
+    if not as_json:
+        click.echo(f"{'figure':20} {'samples':>10} {'data':>10}  protocol")
+    for record in evaluate(
+        generator, config, held, console, count=count, seed=seed, features=features, train=next(iter(others), None)
+    ):
+        if as_json:
+            click.echo(json.dumps(record))
+            continue
+        where = f"{record['space']} {record.get('features_fingerprint', '')}".strip()
+        click.echo(
+            f"{record['figure']:20} {record['samples']:10.5g} {record['data']:10.5g}  N {record['n']}, seed {seed}, "
+            f"{where}, {'x'.join(map(str, config.shape))}, {len(held)} in {held.fingerprint}; {record['method']}"
+        )
 
 
 @cli.command(short_help="The environment, and what a checkpoint holds.")
