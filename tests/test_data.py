@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import math
 import mmap
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -990,17 +990,17 @@ def test_channels_that_an_array_does_not_have_are_a_usage_error(tmp_path: Path, 
         prepare(tmp_path / "x.npy", 8, asked)
 
 
-# ---- Threads
+# ---- Processes
 
 
-def test_images_come_in_order_though_threads_finish_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_come_in_order_though_processes_finish_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    others_done = threading.Event()
+    others_done = multiprocessing.get_context("fork").Event()
 
     def read(item: Item) -> str:
         number = int(item.path)
         if number == 0:
-            assert others_done.wait(60)  # the first waits for what another thread does after it
+            assert others_done.wait(60)  # the first waits for what another process does after it
         if number == 40:
             others_done.set()
         if number % 7 == 3:
@@ -1013,13 +1013,36 @@ def test_images_come_in_order_though_threads_finish_in_another(monkeypatch: pyte
         assert (item, result) == (Item(str(number)), bad if number % 7 == 3 else str(number))
 
 
-def test_only_a_few_hundred_results_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_few_hundred_results_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    begun: list[Item] = []
-    results = read_images([Item(str(number)) for number in range(10_000)], begun.append)
+
+    def read(item: Item) -> bytes:
+        with open(tmp_path / "begun", "ab") as file:
+            file.write(b".")
+        return bytes(4096)
+
+    results = read_images([Item(str(number)) for number in range(10_000)], read)
     next(results)
     results.close()  # type: ignore[attr-defined]
-    assert 0 < len(begun) < 500
+    assert 0 < (tmp_path / "begun").stat().st_size < 500
+
+
+def test_processes_read_a_zip_each_for_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    images = [noise(128, 128, seed=seed) for seed in range(200)]
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for index, image in enumerate(images):
+            content = BytesIO()
+            Image.fromarray(image).save(content, "PNG")
+            archive.writestr(f"{index:03}.png", content.getvalue())
+    np.testing.assert_array_equal(prepare(tmp_path / "x.zip", 128, 1).rows[..., 0], images)
+
+
+def test_a_process_that_is_killed_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    items = [Item(str(number)) for number in range(100)]
+    with pytest.raises(WganError, match="killed"):
+        list(read_images(items, lambda item: os.kill(os.getpid(), signal.SIGKILL) if item.path == "40" else None))
 
 
 # ---- Batches

@@ -6,25 +6,27 @@ that later runs map into memory. The toy sets of the WGAN-GP paper are points in
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import json
 import math
 import mmap
 import os
+import signal
 import statistics
 import warnings
 import zipfile
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, TypeVar
+from typing import IO, Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -49,6 +51,7 @@ FAULT_BYTES = 64 << 10  # that Linux maps around the one byte that was asked for
 # are of oddities beside the pixels, such as a broken EXIF, and tell the user nothing.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+gc.freeze()  # what importing torch has made is there to stay: no collection goes through it, no fork copies it
 
 Pixels = NDArray[np.uint8]  # [H, W, C]
 T = TypeVar("T")
@@ -152,7 +155,8 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if os.path.isdir(entry.path):  # entry.is_dir() raises for a link to itself
+        # entry.is_dir() raises for a link to itself, and asks the system nothing for all that is no link.
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
             yield from _walk(entry.path, seen)
         elif entry.name.lower().endswith(IMAGE_SUFFIXES):
             yield entry.path
@@ -237,7 +241,7 @@ def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> Pixels:
         canvas = Image.new(image.mode, (size, size))
         canvas.paste(image, ((size - target[0]) // 2, (size - target[1]) // 2))
         image = canvas
-    return np.asarray(image).reshape(size, size, channels)
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, channels)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -251,7 +255,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         image = image.convert("RGBA")
         if mode != "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def has_alpha(image: Image.Image) -> bool:
@@ -269,37 +273,72 @@ def native_channels(image: Image.Image) -> int:
 
 
 def read_images(items: Sequence[Item], read: Callable[[Item], R]) -> Iterator[tuple[Item, R | BadFile]]:
-    """`read` of each item, in order, in a pool of threads; what a decoder raises becomes a BadFile.
+    """`read` of each item, in order, in a process for each core; what a decoder raises becomes a BadFile.
 
-    At most a few hundred results wait to be taken, however many items there are.
+    Each process is ahead by some dozens of results and what a pipe holds, however many items there are.
     """
 
-    def attempt(item: Item) -> tuple[Item, R | BadFile]:
+    def attempt(item: Item) -> R | BadFile:
         try:
-            return item, read(item)
+            return read(item)
         except FileNotFoundError:
-            return item, BadFile(item.name, "no such file")
+            return BadFile(item.name, "no such file")
         except UnidentifiedImageError:  # its own text has an address in memory for a zip's entry
-            return item, BadFile(item.name, f"not an image in any of the formats {', '.join(FORMATS)}")
+            return BadFile(item.name, f"not an image in any of the formats {', '.join(FORMATS)}")
         except Exception as error:  # decoders raise nearly everything on broken input
-            return item, BadFile(item.name, " ".join(str(error).split()) or type(error).__name__)
+            return BadFile(item.name, " ".join(str(error).split()) or type(error).__name__)
 
-    return _in_order(attempt, items)
+    yield from zip(items, _in_order(attempt, items), strict=True)
 
 
 def _in_order(function: Callable[[T], R], items: Sequence[T], chunk: int = 32) -> Iterator[R]:
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[list[R]]] = deque()
+    """Processes, since threads that decode small images pass the interpreter's lock to and fro and are slower than one.
+
+    Each is a fork, takes its turn at the chunks and waits while its pipe is full. It never touches torch.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
+    cores = min(cores, len(chunks))
+    if cores < 2 or not hasattr(os, "fork"):
+        yield from map(function, items)
+        return
+    Image.preinit()  # the decoders' modules, before every process imports them
+    pipes: list[Connection] = []
+    children = []
     try:
-        for start in range(0, len(items), chunk):
-            waiting.append(pool.submit(lambda part: [function(item) for item in part], items[start : start + chunk]))
-            if len(waiting) > 2 * threads:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        for number in range(cores):
+            receiver, sender = Pipe(duplex=False)
+            pipes.append(receiver)
+            child = os.fork()
+            if not child:
+                _send(function, chunks[number::cores], sender, pipes)
+            children.append(child)
+            sender.close()
+        for number in range(len(chunks)):
+            yield from pipes[number % cores].recv()
+    except (EOFError, OSError):
+        raise WganError("a process that read images was killed, perhaps for want of memory") from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        for pipe in pipes:
+            pipe.close()
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _send(
+    function: Callable[[T], R], chunks: Sequence[Sequence[T]], sender: Connection, others: list[Connection]
+) -> NoReturn:
+    """What a forked process does till its end."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, which the parent has as well
+        for pipe in others:
+            pipe.close()  # so that a parent's death breaks every pipe
+        _open_zip.cache_clear()  # the parent's have one file position between all of them
+        for chunk in chunks:
+            sender.send([function(item) for item in chunk])
+    finally:
+        os._exit(0)
 
 
 def probe(source: Source, console: Console) -> dict[str, int]:
@@ -670,4 +709,4 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 def to_pixels(samples: Tensor) -> Tensor:
     """float [B, C, H, W] in [-1, 1] → uint8 [B, H, W, C], the inverse of `to_unit`."""
-    return samples.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return samples.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
