@@ -67,9 +67,11 @@ test-cuda-build: ## build the kernels against a CUDA torch (several GB) and look
 test-gpu: $(INSTALLED) ## the kernels on a CUDA device
 	$(BIN)/pytest -m gpu
 
-bench: $(INSTALLED) ## a critic step against the plain way to write it; whole runs; the ops against torch's own forms (half an hour)
+bench: $(INSTALLED) ## steps, whole runs, loading, commands, ops; WGAN_TORCHVISION=PYTHON for loading (half an hour)
 	$(BIN)/python tests/bench/step.py
 	$(BIN)/python tests/bench/train.py
+	$(BIN)/python tests/bench/load.py
+	$(BIN)/python tests/bench/commands.py
 	$(BIN)/python tests/bench/ops.py
 
 clean: ## remove what the targets made

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,13 @@ def test_points_are_no_files_in_a_folder(toy: Path) -> None:
 
 
 # ---- Latents
+
+
+def test_sampling_does_not_import_torchs_compiler(checkpoint: Path) -> None:
+    """Which takes a second, as much as torch itself."""
+    script = "import sys; from wgan_cli.cli import cli; cli(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, "sample", checkpoint], capture_output=True, check=True)
+    assert b"wgan_cli.sample" in done.stdout and b"torch._dynamo" not in done.stdout
 
 
 def test_latents_are_those_of_a_generator_for_each_index() -> None:
