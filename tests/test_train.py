@@ -332,7 +332,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     """As under nohup, or in the background of a script."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with _stop_signals() as stopped:
+        with _stop_signals() as (stopped, _):
             os.kill(os.getpid(), signal.SIGINT)
         assert stopped == [] and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:

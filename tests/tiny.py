@@ -50,7 +50,7 @@ def call(*words: str | Path, stdin: bytes = b"", terminal: bool = False) -> Ende
         "stdout": io.TextIOWrapper(out, "utf-8", "strict", write_through=True),
         "stderr": io.TextIOWrapper(err, "utf-8", "backslashreplace", write_through=True),
     }
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
             for name, stream in streams.items():
@@ -58,7 +58,8 @@ def call(*words: str | Path, stdin: bytes = b"", terminal: bool = False) -> Ende
             patch.setattr(sys, "argv", ["wgan", *map(str, words)])
             main()
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     assert isinstance(end.value.code, int)
     return Ended(end.value.code, out.getvalue(), err.getvalue().decode())
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
 import click
@@ -26,7 +27,7 @@ from click.core import ParameterSource
 from . import DataError, StoppedError, UsageError, WganError, __version__
 from .config import ARCH_DEFAULTS, ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
 from .console import Console, printable
-from .files import check_writable, names_folder
+from .files import check_writable, lock, names_folder
 from .variants import VARIANTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -34,8 +35,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def main() -> NoReturn:
     """Run the command line, and end with the documented exit code whatever happens."""
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave)
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)  # save and go on: nothing to save yet
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller, as in >&-
             setattr(sys, name, open(os.devnull, mode))
@@ -60,6 +63,13 @@ def main() -> NoReturn:
     except OSError:  # told already, or a closed pipe; Python would complain once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code or 0)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """The first SIGINT or SIGTERM unwinds what is going on, the second ends the process at once."""
+    for either in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(either, lambda number, frame: os._exit(128 + number))
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def _show(error: Exception) -> int:
@@ -334,10 +344,14 @@ def train(
     if dry_run:
         _print_settings(ctx, config, origins, as_json)
         return
-    dataset = prepare(source, config, skip_bad, console)
     try:
-        left = None if time_limit is None else time_limit - (time.monotonic() - began)
-        click.echo(os.fsencode(train(config, dataset, out, where, console, left, force)))
+        with lock(out):
+            dataset = prepare(source, config, skip_bad, console)
+            left = None if time_limit is None else time_limit - (time.monotonic() - began)
+            click.echo(os.fsencode(train(config, dataset, out, where, console, left, force)))
+    except OSError as error:
+        error.filename = error.filename or str(out)
+        raise
     except StoppedError as stop:
         again = shlex.join(["wgan", *(word for word in sys.argv[1:] if word != "--force")])
         raise StoppedError(f"{stop}\nTo go on: {again}", stop.exit_code) from None

@@ -1,10 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one process at a time works in."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,9 +24,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     content or the new one, even after a kill or a power cut. After an error in the block, `path` is as it was.
     """
     target = Path(os.path.realpath(path))  # a link goes on to point at it
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = _beside(target)
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
+            _try_lock(file.fileno())  # tells `sweep` that somebody is at it, on whatever machine
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -38,9 +43,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def link(source: Path, path: Path) -> None:
     """Make `path` a second name of `source`'s content, atomically; a copy where there are no hard links."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
+    temporary = _beside(path)
     try:
         os.link(source, temporary)
         os.replace(temporary, path)
@@ -50,6 +53,70 @@ def link(source: Path, path: Path) -> None:
             temporary.unlink()
         with replacing(path) as file:
             file.write(source.read_bytes())
+
+
+def _beside(path: Path) -> Path:
+    """A new name for what is to become `path`. Process ids repeat: each container counts from 1."""
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of `replacing` whose process was killed, and none that is being written."""
+    for entry in os.scandir(folder):
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", entry.name) and entry.is_file(follow_symlinks=False):
+            with suppress(OSError), open(entry.path, "r+b") as file:  # NFS asks for it
+                if os.fstat(file.fileno()).st_size and _try_lock(file.fileno()):  # empty: about to be locked
+                    os.unlink(entry.path)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Make `folder` and keep other processes from working in it, those of other machines too where it is shared.
+
+    Raises UsageError, with the process id, if one does. The lock is the system's and ends with the process, however
+    that ends; where the file system knows no locks there is none. A folder that stays empty is removed again.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / ".lock"
+        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0) as file:
+            if _try_lock(file.fileno()) is False or not _is_still(file, path):  # else just removed by its owner
+                holder = printable(file.read(100).decode(errors="replace"))
+                raise UsageError(
+                    f"{printable(str(folder))}: process {holder} is training there; wait for it or stop it, "
+                    "or choose another -o"
+                )
+            try:
+                file.truncate()
+                file.write(f"{os.getpid()} on {platform.node()}".encode())
+                yield
+            finally:
+                if _is_still(file, path):
+                    path.unlink()
+    finally:
+        for place in made:
+            with suppress(OSError):
+                place.rmdir()
+
+
+def _is_still(file: FileIO, path: Path) -> bool:
+    """Whether `path` is the name of this open file, not of one that has been put there since, or gone."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(descriptor: int) -> bool | None:
+    """Whether the lock of an open file could be had, which lasts until it is closed; None where there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def names_folder(out: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import json
+import math
 import os
 import re
 import signal
@@ -33,7 +34,7 @@ TIME_LIMIT_CODE = 75  # EX_TEMPFAIL: try again later
 
 # What a run writes into its folder, and what a kill can leave of it.
 _WRITTEN = re.compile(r"ckpt(-\d+)?\.pt|metrics\.jsonl|curve\.png|samples/\d+\.png")
-_LITTER = re.compile(r"(samples/)?\.(ckpt(-\d+)?\.pt|config\.json|metrics\.jsonl|curve\.png|\d+\.png)\.\d+\.tmp")
+_LITTER = re.compile(r"(samples/)?\.(ckpt(-\d+)?\.pt|config\.json|metrics\.jsonl|curve\.png|\d+\.png)\.[0-9a-f]+\.tmp")
 
 
 @dataclass
@@ -251,6 +252,8 @@ def restored_state(path: Path, config: TrainConfig, dataset: Dataset, device: to
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise DataError(f"{path}: damaged optimizers or random state ({error}); take an older copy") from None
     state.step, state.batches = content["step"], content["data"]["batches"]
+    if not 0 <= state.batches - config.n_critic * state.step < config.n_critic:  # batches of a step begun
+        raise DataError(f"{path}: damaged, {state.batches} batches at step {state.step}; take an older copy")
     return state
 
 
@@ -304,36 +307,47 @@ def train(
 
     facts: dict[str, float] = {}
     saved = state.step if resumes else None
-    with _stop_signals() as stopped, open(log, "ab", buffering=0) as records:
+    unchecked: list[tuple[int, dict[str, Tensor]]] = []  # (step, figures): to look at one waits for the device
+    with _stop_signals() as (stopped, asked), open(log, "ab", buffering=0) as records:
         while state.step < config.steps:
-            for _ in range(config.n_critic):
+            while state.batches < config.n_critic * (state.step + 1):
                 real = dataset.batch(state.batches, config.batch, config.seed, device)
                 state.batches += 1
                 figures = critic_step(state, real)
+                unchecked.append((state.step + 1, figures))
+                if stopped and state.batches < config.n_critic * (state.step + 1):  # amid a step, as it may be long
+                    _check_weights(state, newest, saved)
+                    _save(out, state, dataset)
+                    raise _stopped(state, newest, *_signal_reason(stopped[0]))
             figures |= generator_step(state)
             seconds = before + time.monotonic() - began
             last = state.step == config.steps
-            if last or state.step % config.log_every == 0:
+            logs = last or state.step % config.log_every == 0
+            late = time_limit is not None and time.monotonic() - began >= time_limit
+            ends = last or bool(stopped) or late
+            samples = last or state.step % config.sample_every == 0
+            saves = ends or bool(asked) or state.step % config.save_every == 0
+            if logs or samples or saves or len(unchecked) > 1000:
+                _check_figures(state, unchecked, newest, saved)
+            if logs:
                 record = _record(state, figures, seconds)
-                _check_figures(state, record, newest, saved)
                 records.write(json.dumps(record).encode() + b"\n")
                 facts = {name: record[key] for key, name in (("wasserstein", "W"), ("js", "JS")) if key in record}
             console.progress("training", state.step, config.steps, facts)
-            late = time_limit is not None and time.monotonic() - began >= time_limit
-            ends = last or bool(stopped) or late
-            samples, saves = last or state.step % config.sample_every == 0, ends or state.step % config.save_every == 0
             if samples or saves:
                 _check_weights(state, newest, saved)
             if samples:
                 _write_grid(state, out / "samples" / f"{state.step:06}.png")
             if saves:
+                os.fsync(records.fileno())  # no checkpoint without the records up to it
                 _save(out, state, dataset)
                 saved = state.step
             if ends and not last:
-                reason, code = ("the time limit", TIME_LIMIT_CODE) if late else _signal_reason(stopped[0])
-                raise StoppedError(
-                    f"Stopped by {reason} at step {state.step} of {config.steps}, saved in {newest}", code
-                )
+                reason = _signal_reason(stopped[0]) if stopped else ("the time limit", TIME_LIMIT_CODE)
+                raise _stopped(state, newest, *reason)
+            if asked:
+                asked.clear()
+                console.notice(f"saved at step {state.step}, as SIGUSR1 asks")
     curve.write(log, out / "curve.png", console)
     figures_text = "".join(f", {name} {value:.4g}" for name, value in facts.items())
     console.notice(f"done: step {state.step}, {duration(seconds)} of training{figures_text}")
@@ -353,21 +367,30 @@ def _record(state: State, figures: dict[str, Tensor], seconds: float) -> dict[st
     return record | {"images_per_second": round(images / seconds, 2), "seconds": round(seconds, 3)}
 
 
-def _check_figures(state: State, record: dict[str, Any], newest: Path, saved: int | None) -> None:
-    if wrong := [f"{name} is {value}" for name, value in record.items() if not np.isfinite(value)]:
-        raise _diverged(state, wrong[0], newest, saved)
+def _check_figures(
+    state: State, unchecked: list[tuple[int, dict[str, Tensor]]], newest: Path, saved: int | None
+) -> None:
+    """DivergedError for the first figure that is not finite; the list is emptied."""
+    names = [(step, name) for step, figures in unchecked for name in figures]
+    values = torch.stack([value for _, figures in unchecked for value in figures.values()]).tolist()
+    unchecked.clear()
+    for (step, name), value in zip(names, values, strict=True):
+        if not math.isfinite(value):
+            raise _diverged(state, step, f"{name} is {value}", newest, saved)
 
 
 def _check_weights(state: State, newest: Path, saved: int | None) -> None:
-    for name, network in (("critic", state.critic), ("generator", state.generator)):
-        if not all(p.isfinite().all() for p in network.parameters()):
-            raise _diverged(state, f"a weight of the {name} is not finite", newest, saved)
+    """The running statistics of batch norm included."""
+    for network, module in (("critic", state.critic), ("generator", state.generator)):
+        for name, weight in module.state_dict().items():
+            if not weight.isfinite().all():
+                raise _diverged(state, state.step, f"{name} of the {network} is not finite", newest, saved)
 
 
-def _diverged(state: State, what: str, newest: Path, saved: int | None) -> DivergedError:
+def _diverged(state: State, step: int, what: str, newest: Path, saved: int | None) -> DivergedError:
     kept = f"{newest} of step {saved} is untouched" if saved is not None else "nothing had been saved yet"
     return DivergedError(
-        f"training diverged at step {state.step}: {what}; {kept}. "
+        f"training diverged at step {step}: {what}; {kept}. "
         f"Start anew with a lower --lr (was {state.config.lr:g}) or another --optimizer"
     )
 
@@ -422,19 +445,24 @@ def _write_grid(state: State, path: Path) -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that gets the number of a SIGINT or SIGTERM, to be looked at between steps; a second one ends at once."""
-    received: list[int] = []
+def _stop_signals() -> Iterator[tuple[list[int], list[int]]]:
+    """Two lists to be looked at between steps: the signal that asks to stop, and those that ask to save and go on.
 
-    def receive(number: int, frame: FrameType | None) -> None:
-        if received:
+    A second signal to stop ends the process at once.
+    """
+    stopped: list[int] = []
+    asked: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopped:
             os._exit(128 + number)
-        received.append(number)
+        stopped.append(number)
 
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]  # as under nohup
-    before = {number: signal.signal(number, receive) for number in numbers}
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: lambda number, frame: asked.append(number)}
+    heeded = {n: handler for n, handler in handlers.items() if signal.getsignal(n) != signal.SIG_IGN}  # not nohup's
+    before = {number: signal.signal(number, handler) for number, handler in heeded.items()}
     try:
-        yield received
+        yield stopped, asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -442,3 +470,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _signal_reason(number: int) -> tuple[str, int]:
     return signal.Signals(number).name, 128 + number
+
+
+def _stopped(state: State, newest: Path, reason: str, code: int) -> StoppedError:
+    return StoppedError(f"Stopped by {reason} at step {state.step} of {state.config.steps}, saved in {newest}", code)
