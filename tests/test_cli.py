@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import json
@@ -399,7 +400,7 @@ def change_config(path: Path, **changes: Any) -> None:
 
 def change_weights(path: Path, **changes: Any) -> None:
     content = torch.load(path, weights_only=True)
-    change(path, **{name: {**content[name], **changes} for name in ("generator", "critic", "ema")})
+    change(path, **{name: {**content[name], **copy.deepcopy(changes)} for name in ("generator", "critic", "ema")})
 
 
 def truncate(path: Path) -> None:
@@ -673,7 +674,7 @@ def test_a_closed_pipe_ends_help_quietly_too(words: list[str]) -> None:
 
 @pytest.mark.parametrize("how", ["closed pipe", "head", "closed", "full"])
 def test_a_stdout_that_takes_nothing(how: str, images: Path, trained: Path) -> None:
-    """A closed pipe ends quietly with 141; a full disk is an error; a closed stdout loses the product, no more."""
+    """A closed pipe ends quietly with 141; a full disk and a closed stdout are errors."""
     script = {
         "closed pipe": '"$@" - < list | true; exit ${PIPESTATUS[0]}',
         "head": '"$@" - < list | head -n 1; exit ${PIPESTATUS[0]}',
@@ -688,7 +689,10 @@ def test_a_stdout_that_takes_nothing(how: str, images: Path, trained: Path) -> N
     command = ["bash", "-c", script, "bash", *COMMAND, "critic-score", str(trained)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert len(done.stdout.splitlines()) == (how == "head")
-    code, said = {"closed": (0, ""), "full": (1, "Error: No space left on device\n")}.get(how, (141, ""))
+    code, said = {
+        "closed": (2, "Error: standard output is closed, and this goes there\n"),
+        "full": (1, "Error: No space left on device\n"),
+    }.get(how, (141, ""))
     assert (done.returncode, done.stderr) == (code, said)
 
 

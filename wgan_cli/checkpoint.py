@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickletools
 import platform
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
@@ -34,6 +36,11 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "data": dict,  # fingerprint, count of images, batches taken
     "versions": dict,
 }
+
+# All that the pickle in a checkpoint may name, and what else could name things.
+PLAIN = re.compile(r"torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage")
+IMPORTS = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4")
+MOST_PICKLED = 16 << 20  # bytes; what train writes is some tens of kilobytes
 
 PARTS: dict[str, dict[str, type]] = {
     "rng": {"device": str, "state": Tensor},
@@ -77,7 +84,9 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{name}: not a checkpoint of wgan, or one that was cut short; train writes them as ckpt.pt")
     try:
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_plain(content)
     except UnpicklingError:
         raise DataError(
             f"{name}: holds more than plain data, as no checkpoint of wgan does; refused, nothing was run"
@@ -86,10 +95,12 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
         raise UsageError(f"{name}: {error.strerror}") from None
     except Exception as error:  # torch raises nearly everything on broken input
         raise DataError(f"{name}: damaged ({_reason(error)}); take an older copy or train again") from None
-    if not isinstance(content, dict) or "format" not in content:
+    if not isinstance(content, dict) or not isinstance(form := content.get("format"), int):
         raise DataError(f"{name}: not a checkpoint of wgan; those of other tools cannot be read")
-    if content["format"] != FORMAT:
-        raise DataError(f"{name}: of format {content['format']}; wgan {__version__} reads format {FORMAT}")
+    if form != FORMAT:
+        raise DataError(
+            f"{name}: of format {form if 0 <= form < 1000 else 'unknown'}; wgan {__version__} reads format {FORMAT}"
+        )
     wrong = [key for key, kind in KEYS.items() if not isinstance(content.get(key, ...), kind)]
     wrong += [
         f"{key}.{part}"
@@ -97,13 +108,57 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
         for part, kind in parts.items()
         if key not in wrong and not isinstance(content[key].get(part), kind)
     ]
-    if wrong or min(content["step"], content["data"]["count"], content["data"]["batches"]) < 0:
-        wrong = wrong or ["step or data, which count below 0"]
+    counts = [] if wrong else [content["step"], content["data"]["count"], content["data"]["batches"]]
+    if wrong or not all(0 <= count < 2**63 for count in counts):
+        wrong = wrong or ["step or data, which count below 0 or beyond 2^63"]
         raise DataError(f"{name}: damaged, nothing usable under {', '.join(wrong)}")
     try:
         return content, TrainConfig.from_dict(content["config"])
     except (UsageError, TypeError) as error:
-        raise DataError(f"{name}: its settings make no run ({error})") from None
+        raise DataError(f"{name}: its settings make no run ({_reason(error)})") from None
+
+
+def _check_archive(path: str | Path) -> None:
+    """ValueError if the file is not whole, or would unpack to more than it is: torch looks at neither.
+
+    UnpicklingError for a pickle that names more than tensors, with which even `weights_only` fills the memory.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        pickles = [entry for entry in entries if entry.filename.lower().endswith("data.pkl")]
+        if len(pickles) != 1 or len({entry.filename.lower() for entry in entries}) < len(entries):
+            raise ValueError("not one of each entry")  # which of them torch would take is its own affair
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("compressed entries, which train does not write")
+        if broken := archive.testzip():
+            raise ValueError(f"{broken} is not what was written")
+        if pickles[0].file_size > MOST_PICKLED:
+            raise ValueError(f"{pickles[0].file_size} bytes beside the tensors")
+        for opcode, argument, _ in pickletools.genops(archive.read(pickles[0])):
+            if opcode.name in IMPORTS and not (opcode.name == "GLOBAL" and PLAIN.fullmatch(str(argument))):
+                raise UnpicklingError(str(argument))
+
+
+def _check_plain(content: Any) -> None:
+    """ValueError unless this is a tree, so that to walk or print it ends, of tensors that are each all of their memory.
+
+    A file of a kilobyte could else hold a list of 10^30 entries, or a tensor as large with a stride of 0.
+    """
+    waiting, seen = [content], {0}
+    while waiting:
+        value = waiting.pop()
+        mark = 0
+        if isinstance(value, (dict, list, tuple)):
+            waiting += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+            mark = id(value) if value else 0
+        elif isinstance(value, Tensor):
+            dense = value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last)
+            if not dense or value.nbytes != value.untyped_storage().nbytes():
+                raise ValueError(f"a tensor of shape {list(value.shape)} that does not fill its memory")
+            mark = value.data_ptr()
+        if mark in seen - {0}:
+            raise ValueError("a part that stands in two places")
+        seen.add(mark)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -146,12 +201,12 @@ def restore(
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
     found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items() if torch.is_tensor(tensor)}
     if expected != found:
-        wrong = sorted({printable(str(name)) for name, _ in expected.items() ^ found.items()})
+        wrong = sorted({printable(str(name)[:80]) for name, _ in expected.items() ^ found.items()})
         raise DataError(f"{printable(str(path))}: weights that do not fit its settings: {', '.join(wrong[:3])}")
     module.load_state_dict(weights, assign=True)
     return module
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what torch says, which adds a stack at times."""
-    return printable(str(error).partition("\n")[0]) or type(error).__name__
+    """The first line of what torch says, which adds a stack at times; or of a text that came with the file."""
+    return printable(str(error).partition("\n")[0][:300]) or type(error).__name__

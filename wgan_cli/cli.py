@@ -421,6 +421,8 @@ def sample(
 
     Image i of a seed is the same whatever the number of images or the form they are written in.
     """
+    if out == "-":
+        _check_stdout()
     if out == "-" and sys.stdout.isatty():
         raise UsageError("-o - writes a PNG to standard output, which is a terminal; name a file or pipe it on")
     if out != "-":
@@ -491,6 +493,7 @@ def critic_score(
     console = Console(quiet=quiet, verbose=verbose)
     if not paths:
         raise click.UsageError("name images, folders or zips, or `-` for a list on standard input")
+    _check_stdout()
 
     from .checkpoint import load_critic, load_generator
     from .data import BadFile, find_images, read_paths
@@ -519,6 +522,11 @@ def critic_score(
         raise DataError("no images to score; looked for image files, folders and zips")
     if bad:
         raise DataError(f"{bad} of {len(items)} files could not be read; the other {len(scores)} are scored")
+
+
+def _check_stdout() -> None:
+    if getattr(sys.stdout, "name", "") == os.devnull:  # as `main` has it; with > /dev/null it is <stdout>
+        raise UsageError("standard output is closed, and this goes there")
 
 
 def _score_record(name: str, score: str, null: bool, as_json: bool) -> bytes:

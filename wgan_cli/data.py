@@ -6,6 +6,7 @@ that later runs map into memory. The toy sets of the WGAN-GP paper are points in
 
 from __future__ import annotations
 
+import errno
 import gc
 import gzip
 import hashlib
@@ -14,6 +15,7 @@ import math
 import mmap
 import os
 import signal
+import stat
 import statistics
 import warnings
 import zipfile
@@ -37,7 +39,7 @@ from torch import Tensor
 from . import DataError, UsageError, WganError
 from .config import TrainConfig, auto_size
 from .console import Console, printable
-from .files import replacing
+from .files import replacing, sweep
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # no other decoder is reached, whatever a file claims to be
@@ -72,6 +74,7 @@ class Item(NamedTuple):
 class BadFile(NamedTuple):
     name: str
     reason: str
+    lasts: bool = True  # not for what the system could not do this time, as on a disk or network that fails
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,9 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     seen.add((status.st_dev, status.st_ino))
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except PermissionError as error:
-        raise DataError(f"{printable(folder)}: {error.strerror}; cannot look for images there") from None
+    except OSError:
+        yield folder  # one bad file among the others: reading it will fail in the same way
+        return
     if len(seen) > 1 and {"config.json", "metrics.jsonl"} <= {entry.name for entry in entries}:
         return  # the folder of a run begun among the images: its sample grids are none of them
     for entry in entries:
@@ -171,7 +175,7 @@ def _zip_items(path: str) -> list[Item]:
 
     try:
         entries = _open_zip(path).namelist()
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
+    except Exception:  # zipfile raises nearly everything on a broken one
         return [Item(path)]  # one bad file among the others: reading it will fail in the same way
     return [Item(path, entry) for entry in sorted(entries, key=lambda entry: entry.split("/")) if wanted(entry)]
 
@@ -208,6 +212,8 @@ def read_image(item: Item, size: int, channels: int, fit: str) -> Pixels:
 
 def _open_image(item: Item) -> Image.Image:
     if not item.path.lower().endswith(".zip"):
+        if stat.S_ISFIFO(os.stat(item.path).st_mode):  # would wait for a writer
+            raise ValueError("a pipe, not a file")
         return Image.open(item.path, formats=FORMATS)
     archive = _open_zip(item.path)
     if (size := archive.getinfo(item.member).file_size) > MOST_BYTES:  # a few kilobytes may say so, and mean it
@@ -286,7 +292,9 @@ def read_images(items: Sequence[Item], read: Callable[[Item], R]) -> Iterator[tu
         except UnidentifiedImageError:  # its own text has an address in memory for a zip's entry
             return BadFile(item.name, f"not an image in any of the formats {', '.join(FORMATS)}")
         except Exception as error:  # decoders raise nearly everything on broken input
-            return BadFile(item.name, " ".join(str(error).split()) or type(error).__name__)
+            lasts = not isinstance(error, MemoryError) and getattr(error, "errno", None) in (None, errno.EACCES)
+            said = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+            return BadFile(item.name, said or type(error).__name__, lasts)
 
     yield from zip(items, _in_order(attempt, items), strict=True)
 
@@ -353,12 +361,12 @@ def probe(source: Source, console: Console) -> dict[str, int]:
     if (facts := _note(note)) and {"size", "channels"} <= facts.keys():
         return facts
     with _caching(), replacing(note) as file:  # a cache that cannot be written is found before the images are read
-        facts = _look_at_images(source, console)
-        file.write(json.dumps(facts).encode())
+        facts, lasts = _look_at_images(source, console)
+        file.write(json.dumps(facts if lasts else {}).encode())
     return facts
 
 
-def _look_at_images(source: Source, console: Console) -> dict[str, int]:
+def _look_at_images(source: Source, console: Console) -> tuple[dict[str, int], bool]:
     def look(item: Item) -> tuple[int, int]:
         with _open_image(item) as image:
             return min(image.size), native_channels(image)
@@ -375,7 +383,8 @@ def _look_at_images(source: Source, console: Console) -> dict[str, int]:
         _show_bad(bad, console.error, console.row, console.verbose)
         raise DataError(f"--data {printable(source.name)}: none of its {len(source.items)} files can be read")
     channels = Counter(channels for _, channels in seen).most_common(1)[0][0]
-    return {"size": auto_size(statistics.median(side for side, _ in seen)), "channels": channels}
+    facts = {"size": auto_size(statistics.median(side for side, _ in seen)), "channels": channels}
+    return facts, all(entry.lasts for entry in bad)
 
 
 def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Console) -> Dataset:
@@ -391,7 +400,12 @@ def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Consol
     rows, note = cache_folder() / f"{key}.rows", cache_folder() / f"{key}.json"
     shape = (config.size, config.size, config.channels)
     facts = _note(note)
-    if not facts or "bad" not in facts or not rows.exists() or rows.stat().st_size != facts["count"] * math.prod(shape):
+    if not (
+        facts
+        and all(BadFile(*entry).lasts for entry in facts.get("bad", [("", "", False)]))
+        and rows.exists()
+        and rows.stat().st_size == facts["count"] * math.prod(shape)
+    ):
         with _caching():
             facts = _decode(source, config, rows, note, console)
     bad = [BadFile(*entry) for entry in facts["bad"]]
@@ -479,6 +493,7 @@ def _caching() -> Iterator[None]:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         yield
     except OSError as error:
         raise WganError(
@@ -523,8 +538,10 @@ def _open_array(path: Path) -> Iterator[tuple[IO[bytes], np.dtype[Any], tuple[in
                     raise ValueError("an idx file of other values than unsigned bytes")
                 shape = tuple(int.from_bytes(stream.read(4), "big") for _ in range(magic[3]))
                 yield stream, np.dtype(np.uint8), _checked_shape(shape)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"--data {printable(str(path))}: {error}") from None
+    except WganError:
+        raise
+    except Exception as error:  # readers of archives raise nearly everything on broken input
+        raise DataError(f"--data {printable(str(path))}: {printable(str(error)) or type(error).__name__}") from None
 
 
 def _npy_header(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -557,7 +574,7 @@ def _array_member(archive: zipfile.ZipFile) -> str:
 
 
 def _checked_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) not in (3, 4) or 0 in shape:
+    if len(shape) not in (3, 4) or min(shape) < 1:
         raise ValueError(f"an array of shape {list(shape)}; takes [N, H, W], [N, H, W, C] or [N, C, H, W]")
     if len(shape) == 4 and shape[1] == shape[3]:
         raise ValueError(f"an array of shape {list(shape)}: cannot tell channels from pixels; save it as [N, H, W, C]")
@@ -575,6 +592,8 @@ def _array_records(path: Path) -> Iterator[NDArray[Any]]:
     """An array's images as stored, some megabytes at a time: [n, ...]."""
     with _open_array(path) as (stream, dtype, shape):
         record = math.prod(shape[1:]) * dtype.itemsize
+        if record > MOST_BYTES:
+            raise ValueError(f"images of {record} bytes each, more than the {MOST_BYTES} that are taken")
         at_once = max(1, (4 << 20) // record)
         for start in range(0, shape[0], at_once):
             count = min(at_once, shape[0] - start)

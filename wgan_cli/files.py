@@ -31,7 +31,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+            os.replace(temporary, target)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
@@ -65,7 +65,7 @@ def sweep(folder: Path) -> None:
     for entry in os.scandir(folder):
         if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", entry.name) and entry.is_file(follow_symlinks=False):
             with suppress(OSError), open(entry.path, "r+b") as file:  # NFS asks for it
-                if os.fstat(file.fileno()).st_size and _try_lock(file.fileno()):  # empty: about to be locked
+                if _try_lock(file.fileno()):
                     os.unlink(entry.path)
 
 
@@ -109,10 +109,13 @@ def _is_still(file: FileIO, path: Path) -> bool:
 
 
 def _try_lock(descriptor: int) -> bool | None:
-    """Whether the lock of an open file could be had, which lasts until it is closed; None where there are no locks."""
+    """Whether this process could lock an open file, until it closes it or ends; None where there are no locks.
+
+    With fcntl's locks, which work over NFS and which forked children, who may live on for a while, do not share.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         return False
     except OSError:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import ctypes
 import json
-import math
 import os
 import re
 import signal
@@ -211,6 +210,17 @@ def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer
     return torch.optim.SGD(network.parameters(), config.lr)
 
 
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: Any, config: TrainConfig, updates: int) -> None:
+    """Its state after so many updates; rates and the like are the config's. ValueError for one that does not fit."""
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+    names = {"adam": ("step", "exp_avg", "exp_avg_sq"), "rmsprop": ("step", "square_avg"), "sgd": ()}[config.optimizer]
+    (group,) = optimizer.param_groups
+    for p in group["params"]:
+        found = {name: value.shape for name, value in optimizer.state.get(p, {}).items()}
+        if (found or updates) and found != {name: () if name == "step" else p.shape for name in names}:
+            raise ValueError("moments that do not fit the weights")
+
+
 def check_folder(out: Path, config: TrainConfig) -> None:
     """UsageError, naming each difference, if `out` holds a run that cannot go on under these settings."""
     path = out / "ckpt.pt"
@@ -240,8 +250,8 @@ def restored_state(path: Path, config: TrainConfig, dataset: Dataset, device: to
     ema = checkpoint.restore(build_generator, config, content["ema"], path) if config.ema else None
     state = _state(config, device, generator, critic, ema)
     try:
-        state.optimizer_generator.load_state_dict(content["optimizer_generator"])
-        state.optimizer_critic.load_state_dict(content["optimizer_critic"])
+        _restore_optimizer(state.optimizer_generator, content["optimizer_generator"], config, content["step"])
+        _restore_optimizer(state.optimizer_critic, content["optimizer_critic"], config, content["data"]["batches"])
         if content["rng"]["device"] == device.type:
             state.rng.set_state(content["rng"]["state"])
         else:  # the state of one kind of device means nothing to another
@@ -249,7 +259,7 @@ def restored_state(path: Path, config: TrainConfig, dataset: Dataset, device: to
             console.notice(
                 f"continued on {device.type}, begun on {content['rng']['device']}: other random numbers from here"
             )
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise DataError(f"{path}: damaged optimizers or random state ({error}); take an older copy") from None
     state.step, state.batches = content["step"], content["data"]["batches"]
     if not 0 <= state.batches - config.n_critic * state.step < config.n_critic:  # batches of a step begun
@@ -290,11 +300,13 @@ def train(
     """
     began = time.monotonic()
     keep_freed_memory()
-    newest, log = out / "ckpt.pt", out / "metrics.jsonl"
+    newest, log, picture = out / "ckpt.pt", out / "metrics.jsonl", out / "curve.png"
     resumes = newest.exists() and not force
     state = restored_state(newest, config, dataset, device, console) if resumes else new_state(config, device)
     if state.step >= config.steps:
         console.notice(f"{newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
+        if log.exists() and (not picture.exists() or picture.stat().st_mtime < log.stat().st_mtime):
+            curve.write(log, picture, console)  # which a kill has kept from being drawn
         return newest
     _make_folder(out, config, fresh=not resumes)
     before = _keep_records(log, state.step)
@@ -328,9 +340,10 @@ def train(
             samples = last or state.step % config.sample_every == 0
             saves = ends or bool(asked) or state.step % config.save_every == 0
             if logs or samples or saves or len(unchecked) > 1000:
-                _check_figures(state, unchecked, newest, saved)
+                _check_steps(state, unchecked, newest, saved)
             if logs:
                 record = _record(state, figures, seconds)
+                _check_figures(state, record, newest, saved)
                 records.write(json.dumps(record).encode() + b"\n")
                 facts = {name: record[key] for key, name in (("wasserstein", "W"), ("js", "JS")) if key in record}
             console.progress("training", state.step, config.steps, facts)
@@ -348,7 +361,7 @@ def train(
             if asked:
                 asked.clear()
                 console.notice(f"saved at step {state.step}, as SIGUSR1 asks")
-    curve.write(log, out / "curve.png", console)
+    curve.write(log, picture, console)
     figures_text = "".join(f", {name} {value:.4g}" for name, value in facts.items())
     console.notice(f"done: step {state.step}, {duration(seconds)} of training{figures_text}")
     return newest
@@ -367,16 +380,17 @@ def _record(state: State, figures: dict[str, Tensor], seconds: float) -> dict[st
     return record | {"images_per_second": round(images / seconds, 2), "seconds": round(seconds, 3)}
 
 
-def _check_figures(
-    state: State, unchecked: list[tuple[int, dict[str, Tensor]]], newest: Path, saved: int | None
-) -> None:
+def _check_steps(state: State, unchecked: list[tuple[int, dict[str, Tensor]]], newest: Path, saved: int | None) -> None:
     """DivergedError for the first figure that is not finite; the list is emptied."""
-    names = [(step, name) for step, figures in unchecked for name in figures]
-    values = torch.stack([value for _, figures in unchecked for value in figures.values()]).tolist()
+    values = iter(torch.stack([value for _, figures in unchecked for value in figures.values()]).tolist())
+    for step, figures in unchecked:
+        _check_figures(state, {"step": step, **dict(zip(figures, values, strict=False))}, newest, saved)
     unchecked.clear()
-    for (step, name), value in zip(names, values, strict=True):
-        if not math.isfinite(value):
-            raise _diverged(state, step, f"{name} is {value}", newest, saved)
+
+
+def _check_figures(state: State, record: dict[str, Any], newest: Path, saved: int | None) -> None:
+    if wrong := [f"{name} is {value}" for name, value in record.items() if not np.isfinite(value)]:
+        raise _diverged(state, record["step"], wrong[0], newest, saved)
 
 
 def _check_weights(state: State, newest: Path, saved: int | None) -> None:
@@ -425,13 +439,17 @@ def _keep_records(log: Path, step: int) -> float:
 
 
 def _save(out: Path, state: State, dataset: Dataset) -> None:
-    """Write ckpt.pt, and with --keep a numbered copy, of which the oldest beyond that number go."""
-    config, newest = state.config, out / "ckpt.pt"
-    save_state(newest, state, dataset)
-    if config.keep:
-        link(newest, out / f"ckpt-{state.step:06}.pt")
-        for old in sorted(out.glob("ckpt-*.pt"))[: -config.keep]:
+    """Write ckpt.pt, and with --keep a numbered copy, of which the oldest beyond that number go.
+
+    ckpt.pt comes last: a run that is killed amid this does it again.
+    """
+    newest, keep = out / "ckpt.pt", state.config.keep
+    path = out / f"ckpt-{state.step:06}.pt" if keep else newest
+    save_state(path, state, dataset)
+    if keep:
+        for old in sorted(out.glob("ckpt-*.pt"))[:-keep]:
             old.unlink()
+        link(path, newest)
 
 
 def _write_grid(state: State, path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Runs of `wgan train` killed at random moments: nothing is lost, and they end as one that was never killed.
+
+    python tests/stress.py [--kills 50] [--seed 0]
+
+A moment is one while a process starts and reads its images, one of training, or one while a checkpoint or a grid is
+being written, which is seen by its temporary file. After each kill the newest checkpoint loads and metrics.jsonl is
+whole; a run that goes on to the end has the same files, byte for byte but for the two columns that are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tiny import COMMAND, write_images
+
+from wgan_cli import checkpoint
+
+STEPS = 40
+TRAIN = f"train --data imgs --size 16 --width 24 --batch 8 --n-critic 2 --ema 0.9 --flip --steps {STEPS} --log-every 1"
+TRAIN += " --save-every 3 --keep 2 --sample-every 4 -q -o"
+MOMENTS = ("checkpoint", "training", "checkpoint", "grid", "training", "start")  # in turn
+TEMPORARY = {"checkpoint": ".ckpt*.tmp", "grid": "samples/.*.tmp"}
+
+
+def start(out: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WGAN_CACHE": str(out.parent / "cache")}
+    return subprocess.Popen(
+        [*COMMAND, *TRAIN.split(), out], cwd=out.parent.parent, env=environment, stdout=subprocess.DEVNULL
+    )
+
+
+def kill(out: Path, moment: str, rng: random.Random, seconds: float) -> bool:
+    """Whether a SIGKILL met a run at such a moment, of which a temporary file is left if one was being written."""
+    process = start(out)
+    if moment == "start":
+        time.sleep(rng.uniform(0, seconds))
+    elif moment == "training":
+        log = out / "metrics.jsonl"
+        first = log.stat().st_size if log.exists() else 0
+        while process.poll() is None and not (log.exists() and log.stat().st_size > first):
+            pass
+        time.sleep(rng.uniform(0, seconds))
+    else:
+        for _ in range(rng.randint(1, 3)):  # the first, second or third that is written
+            while process.poll() is None and any(out.glob(TEMPORARY[moment])):
+                pass
+            while process.poll() is None and not any(out.glob(TEMPORARY[moment])):
+                pass
+        time.sleep(rng.choice([0, 0, 0.003]))
+    alive = process.poll() is None
+    process.kill()
+    process.wait()
+    return alive and (moment not in TEMPORARY or any(out.glob(TEMPORARY[moment])))
+
+
+def check_killed(out: Path) -> None:
+    """What is there after a kill is whole."""
+    if (log := out / "metrics.jsonl").exists():
+        content = log.read_bytes()
+        assert content.endswith(b"\n") or not content
+        steps = [json.loads(line)["step"] for line in content.splitlines()]
+        assert steps == list(range(1, len(steps) + 1))
+    for path in out.glob("ckpt*.pt"):
+        assert checkpoint.load(path)[0]["step"] <= len(steps)
+
+
+def product(out: Path) -> dict[str, object]:
+    """All files of a run, the measured columns apart."""
+    found: dict[str, object] = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.*")}
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_bytes().splitlines()]
+    measured = ("seconds", "images_per_second")
+    found["metrics.jsonl"] = [{k: v for k, v in record.items() if k not in measured} for record in records]
+    return found
+
+
+def trial(home: Path, number: int, seed: int, seconds: float, reference: dict[str, object]) -> Counter[str]:
+    """One run that is killed once or twice and then ends; how often at which moment."""
+    rng, out = random.Random(f"{seed} {number}"), home / str(number) / "run"
+    out.parent.mkdir()
+    kills: Counter[str] = Counter()
+    moment = MOMENTS[number % len(MOMENTS)]
+    for _ in range(6):  # a moment may be missed, above all that of a file being written
+        hit = kill(out, moment, rng, seconds)
+        check_killed(out)
+        kills[moment if hit else "missed"] += 1
+        if hit and (sum(kills.values()) > 1 or rng.random() < 0.5):
+            break
+    process = start(out)
+    assert process.wait() == 0
+    found = product(out)
+    differing = {name for name in found.keys() | reference.keys() if found.get(name) != reference.get(name)}
+    assert not differing, f"{out}: other than in a run never killed: {sorted(differing)}"
+    return kills
+
+
+def stress(home: Path, kills: int, seed: int) -> Iterator[Counter[str]]:
+    """Trials till there were so many kills; the counts after each."""
+    write_images(home / "imgs")
+    whole = home / "whole" / "run"
+    whole.parent.mkdir()
+    began = time.monotonic()
+    assert start(whole).wait() == 0
+    seconds = (time.monotonic() - began) / 2  # half of it goes into imports
+    reference = product(whole)
+    assert len(reference["metrics.jsonl"]) == STEPS  # type: ignore[arg-type]
+    total: Counter[str] = Counter()
+    workers = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(workers) as pool:
+        number = 0
+        while sum(total.values()) - total["missed"] < kills:
+            numbers = range(number, number + workers)
+            for found in pool.map(lambda n: trial(home, n, seed, seconds, reference), numbers):
+                total += found
+            number += workers
+            yield total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="wgan-stress-") as home:
+        for total in stress(Path(home), given.kills, given.seed):
+            print(dict(total), file=sys.stderr)
+    print(
+        f"{sum(total.values()) - total['missed']} kills, by moment {dict(total)}; every run ended as one never killed"
+    )
+
+
+if __name__ == "__main__":
+    main()
