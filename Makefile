@@ -9,7 +9,7 @@ DEMO := demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint test-kernels mutate-kernels test-cuda-build test-gpu bench clean
+.PHONY: help demo test lint stress fuzz test-kernels mutate-kernels test-cuda-build test-gpu bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+stress: $(INSTALLED) ## kill 50 runs at random moments, and see each end as one never killed (minutes)
+	$(BIN)/python tests/stress.py
+
+fuzz: $(INSTALLED) ## 2,400 mutated files and command lines, and see each end as documented (minutes)
+	$(BIN)/python tests/fuzz.py
 
 test-kernels: $(INSTALLED) ## the kernels on a CPU emulator: plain, with ASan and UBSan, with TSan (minutes)
 	$(BIN)/pytest -q tests/test_emulator.py tests/test_kernels.py

@@ -412,6 +412,42 @@ def script_module(path: Path) -> None:
         archive.writestr("archive/constants.pkl", b"")
 
 
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        weights = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content[weights.header_offset + 500] ^= 1
+    path.write_bytes(content)
+
+
+def repack(path: Path, method: int, **more: bytes) -> None:
+    """The same entries in a zip as other tools write it."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in {**entries, **more}.items():
+            archive.writestr(name, content)
+
+
+class Gigabytes:
+    """What fills the memory, though `weights_only` lets it pass."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (1 << 33,)
+
+
+def endless() -> list[Any]:
+    nested: list[Any] = [1]
+    for _ in range(100):
+        nested = [nested] * 10
+    return nested
+
+
+def change_moments(path: Path, **changes: Any) -> None:
+    saved = torch.load(path, weights_only=True)["optimizer_critic"]
+    change(path, optimizer_critic={**saved, "state": {**saved["state"], 0: {**saved["state"][0], **changes}}})
+
+
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "not a checkpoint"),
     "truncated": (truncate, "cut short"),
@@ -424,6 +460,19 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "legacy torch that runs code": (of_legacy_torch, "not a checkpoint"),
     "torch that runs code": (of_torch, "nothing was run"),
     "a good one that runs code": (of_torch_in_a_good_one, "nothing was run"),
+    "a flipped bit in the weights": (flip_a_bit, "not what was written"),
+    "a zip bomb": (lambda path: repack(path, zipfile.ZIP_DEFLATED, bomb=bytes(1 << 24)), "compressed"),
+    "two pickles": (lambda path: repack(path, zipfile.ZIP_STORED, **{"b/DATA.pkl": b""}), "not one of each"),
+    "a pickle of gigabytes": (lambda path: change(path, versions={"wgan": Gigabytes()}), "nothing was run"),
+    "a tensor of terabytes": (lambda path: change_weights(path, x=torch.zeros(1).expand(10**12)), "fill its memory"),
+    "a tensor over itself": (
+        lambda path: change_weights(path, x=torch.zeros(9).as_strided((3, 3), (1, 1))),
+        "fill its",
+    ),
+    "a list without end": (lambda path: change(path, versions=endless()), "two places"),
+    "control characters": (lambda path: change_config(path, variant="\x1b]0;x\x07"), r"\x1b]0;x\x07"),
+    "a text of megabytes": (lambda path: change_config(path, variant="x" * 10**6), "xxx"),
+    "a format beyond counting": (lambda path: change(path, format=10**30), "format unknown"),
     "another format": (lambda path: change(path, format=99), "format 99"),
     "no critic": (lambda path: change(path, critic=None), "critic"),
     "no count of data": (lambda path: change(path, data={}), "data.fingerprint, data.count"),
@@ -544,9 +593,20 @@ def test_other_settings_are_refused_and_listed_until_forced(images: Path, traine
     assert call(*words).code == 0  # and now it is that run
 
 
-def test_damaged_optimizers_are_told_when_going_on(images: Path, trained: Path) -> None:
-    change(trained / "ckpt.pt", optimizer_critic={"state": {}})
-    check_refused(call("train", "--data", images, *SETTINGS, "--steps", "9", "-o", trained, "-q"), 3, "optimizers")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: change(path, optimizer_critic={"state": {}}),
+        lambda path: change(path, optimizer_critic={}),
+        lambda path: change_moments(path, exp_avg=torch.zeros(3)),
+        lambda path: change_moments(path, exp_avg=3),
+        lambda path: change_moments(path, other=torch.zeros(3)),
+        lambda path: change(path, step=1),  # with the batches of four
+    ],
+)
+def test_damaged_optimizers_are_told_when_going_on(damage: Callable[[Path], None], images: Path, trained: Path) -> None:
+    damage(trained / "ckpt.pt")
+    check_refused(call("train", "--data", images, *SETTINGS, "--steps", "9", "-o", trained, "-q"), 3, "damaged")
 
 
 def test_files_of_others_in_the_run_folder_stay(images: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -50,8 +51,10 @@ PARTS: dict[str, dict[str, type]] = {
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all. Equal content gives equal bytes."""
+    buffer = BytesIO()  # torch says no more of a full disk than that it is at an unexpected place
+    torch.save(_canonical({"format": FORMAT, **content, "versions": versions()}), buffer)
     with replacing(path) as file:
-        torch.save(_canonical({"format": FORMAT, **content, "versions": versions()}), file)
+        file.write(buffer.getbuffer())
 
 
 def _canonical(value: Any) -> Any:

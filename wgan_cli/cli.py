@@ -88,6 +88,8 @@ def _show(error: Exception) -> int:
         console.error(str(error))
     elif isinstance(error, OSError) and error.strerror:
         console.error(f"{printable(str(error.filename))}: {error.strerror}" if error.filename else error.strerror)
+    elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # as torch has it
+        console.error(f"not enough memory: {printable(str(error))[:200]}; ask for less at a time")
     else:
         console.error(f"{type(error).__name__}: {printable(str(error))} (--debug shows where)")
     return getattr(error, "exit_code", 1)

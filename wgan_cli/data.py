@@ -136,7 +136,7 @@ def find_images(paths: Iterable[str]) -> list[Item]:
     items: list[Item] = []
     for path in paths:
         if os.path.isdir(path):
-            items += [Item(found) for found in _walk(path, set())]
+            items += [Item(found) for found in _walk(path)]
         elif path.lower().endswith(".zip"):
             items += _zip_items(path)
         else:
@@ -144,26 +144,30 @@ def find_images(paths: Iterable[str]) -> list[Item]:
     return items
 
 
-def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in seen:
-        return  # a link back to a folder above
-    seen.add((status.st_dev, status.st_ino))
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        yield folder  # one bad file among the others: reading it will fail in the same way
-        return
-    if len(seen) > 1 and {"config.json", "metrics.jsonl"} <= {entry.name for entry in entries}:
-        return  # the folder of a run begun among the images: its sample grids are none of them
-    for entry in entries:
-        if entry.name.startswith("."):
+def _walk(top: str) -> Iterator[str]:
+    """The images below a folder, depth first, and the folders that cannot be read; links are followed, once."""
+    waiting, seen = [(top, True)], set()
+    while waiting:
+        path, is_folder = waiting.pop()
+        if not is_folder:
+            yield path
             continue
-        # entry.is_dir() raises for a link to itself, and asks the system nothing for all that is no link.
-        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            yield from _walk(entry.path, seen)
-        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-            yield entry.path
+        status = os.stat(path)
+        if (status.st_dev, status.st_ino) in seen:
+            continue  # a link back to a folder above
+        seen.add((status.st_dev, status.st_ino))
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
+        except OSError:
+            yield path  # one bad file among the others: reading it will fail in the same way
+            continue
+        if path != top and {"config.json", "metrics.jsonl"} <= {entry.name for entry in entries}:
+            continue  # the folder of a run begun among the images: its sample grids are none of them
+        for entry in entries:
+            # entry.is_dir() raises for a link to itself, and asks the system nothing for all that is no link.
+            folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+            if (folder or entry.name.lower().endswith(IMAGE_SUFFIXES)) and not entry.name.startswith("."):
+                waiting.append((entry.path, folder))
 
 
 def _zip_items(path: str) -> list[Item]:

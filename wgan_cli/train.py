@@ -320,7 +320,7 @@ def train(
     facts: dict[str, float] = {}
     saved = state.step if resumes else None
     unchecked: list[tuple[int, dict[str, Tensor]]] = []  # (step, figures): to look at one waits for the device
-    with _stop_signals() as (stopped, asked), open(log, "ab", buffering=0) as records:
+    with _stop_signals() as (stopped, asked), open(log, "ab") as records:
         while state.step < config.steps:
             while state.batches < config.n_critic * (state.step + 1):
                 real = dataset.batch(state.batches, config.batch, config.seed, device)
@@ -345,9 +345,11 @@ def train(
                 record = _record(state, figures, seconds)
                 _check_figures(state, record, newest, saved)
                 records.write(json.dumps(record).encode() + b"\n")
+                records.flush()
                 facts = {name: record[key] for key, name in (("wasserstein", "W"), ("js", "JS")) if key in record}
             console.progress("training", state.step, config.steps, facts)
             if samples or saves:
+                os.stat(out / "config.json")  # of a folder that was removed, which a grid would make anew
                 _check_weights(state, newest, saved)
             if samples:
                 _write_grid(state, out / "samples" / f"{state.step:06}.png")
