@@ -300,9 +300,7 @@ def check(case: Case, folder: Path, as_process: bool) -> int:
     (folder / "words.json").write_text(json.dumps(case.words))
     os.chdir(folder)
     _open_zip.cache_clear()  # which knows zips by names, as no process meets two of one name
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak is from here
-    before = memory("VmRSS")
+    before = memory_now()
     done = wgan(*case.words, timeout=SECONDS) if as_process else call(*case.words)
     shown = f"{case.words}: {done.code}, {done.err[-600:]!r}, in {folder}"
     assert done.code in CODES, shown
@@ -311,6 +309,12 @@ def check(case: Case, folder: Path, as_process: bool) -> int:
     assert memory("VmHWM") - before < GROWTH, f"{memory('VmHWM') - before} bytes for {shown}"
     assert not Path("/tmp/wgan-fuzz-absolute.png").exists() and not (folder.parent / "up.png").exists(), shown
     return done.code
+
+
+def memory_now() -> int:
+    """Bytes resident; the peak, memory("VmHWM"), is one from here on."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
 
 
 def memory(name: str) -> int:

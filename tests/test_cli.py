@@ -614,11 +614,11 @@ def test_files_of_others_in_the_run_folder_stay(images: Path) -> None:
     for name in others:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_bytes(b"mine")
-    Path("run/samples/.000002.png.123.tmp").touch()  # what a killed run leaves
+    Path("run/samples/.000002.png.0123abcd.tmp").touch()  # what a killed run leaves
     for words in ((), ("--force", "--lr", "1e-3")):
         assert call("train", "--data", images, *SETTINGS, "-o", "run", *words).code == 0
         assert all(Path(name).read_bytes() == b"mine" for name in others)
-    assert not Path("run/samples/.000002.png.123.tmp").exists()
+    assert not Path("run/samples/.000002.png.0123abcd.tmp").exists()
     Path("other").mkdir()
     Path("other/metrics.jsonl").write_text("{}")
     check_refused(call("train", "--data", images, *SETTINGS, "-o", "other", "-q"), 2, "not of a run of wgan")

@@ -25,15 +25,14 @@ from . import DataError, DivergedError, StoppedError, UsageError, checkpoint, cu
 from .config import TrainConfig, differences, flag
 from .console import Console, duration
 from .data import Dataset
-from .files import link, replacing
+from .files import link, replacing, sweep
 from .models import build_critic, build_generator, has_batch_norm, parameter_count
 from .penalty import critic_penalty
 
 TIME_LIMIT_CODE = 75  # EX_TEMPFAIL: try again later
 
-# What a run writes into its folder, and what a kill can leave of it.
+# What a run writes into its folder, its settings apart.
 _WRITTEN = re.compile(r"ckpt(-\d+)?\.pt|metrics\.jsonl|curve\.png|samples/\d+\.png")
-_LITTER = re.compile(r"(samples/)?\.(ckpt(-\d+)?\.pt|config\.json|metrics\.jsonl|curve\.png|\d+\.png)\.[0-9a-f]+\.tmp")
 
 
 @dataclass
@@ -301,6 +300,8 @@ def train(
     began = time.monotonic()
     keep_freed_memory()
     newest, log, picture = out / "ckpt.pt", out / "metrics.jsonl", out / "curve.png"
+    for folder in filter(Path.is_dir, (out, out / "samples")):
+        sweep(folder)
     resumes = newest.exists() and not force
     state = restored_state(newest, config, dataset, device, console) if resumes else new_state(config, device)
     if state.step >= config.steps:
@@ -418,7 +419,7 @@ def _make_folder(out: Path, config: TrainConfig, fresh: bool) -> None:
     (out / "samples").mkdir(parents=True, exist_ok=True)
     for file in [*out.iterdir(), *(out / "samples").iterdir()]:
         name = file.relative_to(out).as_posix()
-        if _LITTER.fullmatch(name) or (fresh and (out / "config.json").exists() and _WRITTEN.fullmatch(name)):
+        if fresh and (out / "config.json").exists() and _WRITTEN.fullmatch(name):
             file.unlink()
     with replacing(out / "config.json") as content:
         content.write(json.dumps(config.as_dict(), indent=2).encode() + b"\n")
