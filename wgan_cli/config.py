@@ -53,6 +53,7 @@ class TrainConfig:
     channels: int = 3  # of an image, or coordinates of a point
     fit: str = "crop"
     flip: bool = False
+    holdout: float = 0.05  # share of the samples that is kept from training
     steps: int = _may_change(100_000)  # generator updates; CIFAR-10's length in Gulrajani et al. 2017
     batch: int = 64
     latent: int = 100
@@ -111,6 +112,7 @@ class TrainConfig:
         _check(self, "lr", _is_number(self.lr) and self.lr > 0, "a number above 0")
         _check(self, "instance_noise", _is_number(self.instance_noise) and self.instance_noise >= 0, "a number from 0")
         _check(self, "ema", _is_number(self.ema) and 0 <= self.ema < 1, "a number from 0 to below 1")
+        _check(self, "holdout", _is_number(self.holdout) and 0 <= self.holdout <= 0.5, "a number from 0 to 0.5")
         for name in ("clip", "gp_weight"):
             value = getattr(self, name)
             _check(self, name, value is None or (_is_number(value) and value > 0), "a number above 0")
@@ -144,7 +146,8 @@ class TrainConfig:
         if unknown := set(values) - known:
             raise UsageError(f"unknown settings: {', '.join(sorted(map(str, unknown)))}")
         betas = values.get("betas")
-        return cls(**{**values, "betas": tuple(betas) if betas is not None else None})
+        # A run from before there was a holdout had none.
+        return cls(**{"holdout": 0.0, **values, "betas": tuple(betas) if betas is not None else None})
 
 
 def resolve(

@@ -23,7 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from multiprocessing.connection import Connection, Pipe
@@ -695,10 +695,22 @@ class Dataset:
     rows: NDArray[Any]
     fingerprint: str  # of the content: the same wherever the files lie
     mapped: mmap.mmap | None = None
+    chosen: NDArray[np.int64] | None = None  # the rows that belong to this part of a split, all if None
     _resident: int = 0
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows if self.chosen is None else self.chosen)
+
+    def split(self, fraction: float, batch: int, seed: int) -> tuple[Dataset, Dataset | None]:
+        """(rows to train on, rows held out), which follow from the seed and the number of rows alone.
+
+        At least a batch is held out; nothing where there are less than five batches in all.
+        """
+        if not fraction or len(self) < 5 * batch:
+            return self, None
+        held = max(batch, round(fraction * len(self)))
+        order = np.random.default_rng([seed, 0, 1]).permutation(len(self))  # unlike that of any epoch
+        return replace(self, chosen=order[held:]), replace(self, chosen=order[:held])
 
     def batch(self, number: int, size: int, seed: int, device: torch.device) -> Tensor:
         """Batch `number` since the start of training, [B, *shape] float32, images in [-1, 1].
@@ -708,6 +720,7 @@ class Dataset:
         """
         epoch, place = divmod(number, len(self) // size)
         index = _permutation(seed, epoch, len(self))[place * size : (place + 1) * size]
+        index = index if self.chosen is None else self.chosen[index]
         rows = torch.from_numpy(np.take(self.rows, index, axis=0)).to(device)
         self._give_back(size * max(FAULT_BYTES, rows[0].nbytes))
         return to_unit(rows) if rows.dtype == torch.uint8 else rows
@@ -720,7 +733,7 @@ class Dataset:
             self._resident = 0
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # of the part that is trained on, and of the held-out one
 def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
