@@ -9,7 +9,7 @@ DEMO := demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint stress fuzz test-kernels mutate-kernels test-cuda-build test-gpu bench clean
+.PHONY: help demo test lint verdicts stress fuzz test-kernels mutate-kernels test-cuda-build test-gpu bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ stress: $(INSTALLED) ## kill 50 runs at random moments, and see each end as one 
 
 fuzz: $(INSTALLED) ## 2,400 mutated files and command lines, and see each end as documented (minutes)
 	$(BIN)/python tests/fuzz.py
+
+verdicts: $(INSTALLED) ## runs of some minutes made to show each verdict (a quarter of an hour)
+	$(BIN)/pytest -m long tests/test_verdict.py
 
 test-kernels: $(INSTALLED) ## the kernels on a CPU emulator: plain, with ASan and UBSan, with TSan (minutes)
 	$(BIN)/pytest -q tests/test_emulator.py tests/test_kernels.py

@@ -568,7 +568,7 @@ def test_a_run_that_diverges_keeps_the_last_good_checkpoint(images: Path, traine
     after = files()
     assert after["run/ckpt.pt"] == before["run/ckpt.pt"]
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5] and records[4]["verdict"] == "diverged"
     assert not [name for name in after if name.endswith(".tmp")]
 
 
@@ -670,7 +670,7 @@ def test_a_time_limit_ends_with_75_and_the_command_to_go_on(images: Path, traine
 def test_durations(text: str, seconds: float, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
 
-    def train(config: Any, dataset: Any, out: Path, device: Any, console: Any, time_limit: float, force: bool) -> Path:
+    def train(config: Any, dataset: Any, out: Path, device: Any, console: Any, time_limit: float, *flags: bool) -> Path:
         given.append(time_limit)
         return out
 

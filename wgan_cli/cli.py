@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, NoReturn, TypeVar
@@ -26,7 +27,7 @@ from click.core import ParameterSource
 
 from . import DataError, StoppedError, UsageError, WganError, __version__
 from .config import ARCH_DEFAULTS, ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
-from .console import Console, printable
+from .console import Console, printable, sparkline
 from .files import check_writable, lock, names_folder
 from .variants import VARIANTS
 
@@ -137,12 +138,12 @@ def _checkpoint_argument(required: bool = True) -> Callable[[Command], Command]:
         type=click.Path(exists=True, path_type=Path),
         metavar="CKPT" if required else "[CKPT]",
         required=required,
-        callback=lambda ctx, param, path: _in_run(path),
+        callback=lambda ctx, param, path: _in_run(path) if required else path,
     )
 
 
-def _in_run(path: Path | None) -> Path | None:
-    if path is None or not path.is_dir():
+def _in_run(path: Path) -> Path:
+    if not path.is_dir():
         return path
     if not (path / "ckpt.pt").exists():
         raise UsageError(f"{printable(str(path))}: a folder without a ckpt.pt; name a checkpoint or a run folder")
@@ -260,6 +261,7 @@ def _variants_text() -> str:
 @_setting("channels", type=click.Choice(["1", "3", "4"]), help="Channels.  [default: as most images have them]")
 @_setting("fit", type=click.Choice(FITS), help="How an image becomes square.")
 @_setting("flip", is_flag=True, help="Mirror half of the images.  [default: no]")
+@_setting("holdout", type=float, metavar="FRACTION", help="Share of the images to keep from training and judge by.")
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")
 @_setting("latent", type=int, help="Dimensions of the latent.")
 @_setting("width", type=int, help="Feature maps or hidden units.")
@@ -281,6 +283,7 @@ def _variants_text() -> str:
 @_setting("save_every", type=int, metavar="STEPS", help="Between checkpoints.")
 @_setting("keep", type=int, metavar="N", help="Numbered checkpoints to keep beside the newest.")
 @_setting("sample_every", type=int, metavar="STEPS", help="Between sample grids.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files too.")
 @click.option("--time-limit", metavar="TIME", callback=_seconds, help="Save and exit 75 after this time, as in 30m.")
 @click.option("--force", is_flag=True, help="Start anew in a folder that holds another run.")
 @click.option("--dry-run", is_flag=True, help="Show each setting and where it comes from, and exit.")
@@ -296,6 +299,7 @@ def train(
     preset: str,
     skip_bad: bool,
     device: str,
+    tensorboard: bool,
     time_limit: float | None,
     force: bool,
     dry_run: bool,
@@ -325,6 +329,8 @@ def train(
         raise click.UsageError("--json goes with --dry-run", ctx)
     if data.startswith("toy:") and (of_images := given.keys() & {"size", "channels", "fit", "flip"}):
         raise click.UsageError(f"--{min(of_images)} is for images; {data} is a set of points", ctx)
+    if tensorboard and find_spec("tensorboard") is None:
+        raise UsageError("--tensorboard: needs tensorboard, as in pip install 'wgan[tensorboard]'; or leave it out")
     # A wrong setting is found here, before torch is imported and the data looked at.
     points = {"size": 0, "channels": 2} if data.startswith("toy:") else {}
     config, _ = resolve(given, points, preset)
@@ -350,7 +356,7 @@ def train(
         with lock(out):
             dataset = prepare(source, config, skip_bad, console)
             left = None if time_limit is None else time_limit - (time.monotonic() - began)
-            click.echo(os.fsencode(train(config, dataset, out, where, console, left, force)))
+            click.echo(os.fsencode(train(config, dataset, out, where, console, left, force, tensorboard)))
     except OSError as error:
         error.filename = error.filename or str(out)
         raise
@@ -652,10 +658,30 @@ def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> 
         "cache": str(cache_folder()),
     }
     if checkpoint:
-        facts["checkpoint"] = checkpoints.describe(checkpoint)
+        folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+        if (log := folder / "metrics.jsonl").exists():
+            facts["run"] = _run_facts(log)
+        if folder != checkpoint or (folder / "ckpt.pt").exists() or not log.exists():  # it may have saved nothing yet
+            facts["checkpoint"] = checkpoints.describe(_in_run(checkpoint))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    held = facts.pop("checkpoint", {})
-    for name, value in {**facts, **held}.items():
-        click.echo(f"{name:22} {printable(_plain(value))}")
+    for group in (facts, facts.pop("checkpoint", {}), facts.pop("run", {})):
+        for name, value in group.items():
+            click.echo(f"{name:22} {printable(_plain(value))}")
+
+
+def _run_facts(log: Path) -> dict[str, Any]:
+    """What the records of a run say of it."""
+    from .curve import column, read
+    from .verdict import judge
+
+    records = read(log)
+    verdict = judge(records)
+    _, values = column(records, verdict.estimate)
+    return {
+        "verdict": verdict.word,
+        "reason": verdict.reason,
+        "estimate_so_far": sparkline(values, 32),
+        **verdict.figures,
+    }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TextIO
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Console:
@@ -40,8 +43,16 @@ class Console:
         """A line that is shown even when quiet: more of an error, or a result that was asked for."""
         self._line(text)
 
-    def progress(self, label: str, done: int, total: int, facts: Mapping[str, float] | None = None) -> None:
-        """Show that `done` of `total` are done, with the rate, the time left and further figures.
+    def progress(
+        self,
+        label: str,
+        done: int,
+        total: int,
+        facts: Mapping[str, float] | None = None,
+        history: Sequence[float] = (),
+    ) -> None:
+        """Show that `done` of `total` are done, with the rate, the time left and further figures; on a terminal also
+        the course of one so far, as a sparkline.
 
         May be called as often as one likes; most calls return at once. The last (`done == total`) erases the bar.
         """
@@ -65,6 +76,8 @@ class Console:
         if not self.animated:
             self._line(text)
             return
+        if history:
+            text += " " + sparkline(history)
         columns = shutil.get_terminal_size().columns
         room = min(30, columns - len(text) - 3)
         if room >= 8:
@@ -84,6 +97,17 @@ class Console:
             self.stream.write("\r\033[K")
             self.stream.flush()
             self._bar_visible = False
+
+
+def sparkline(values: Sequence[float], width: int = 16) -> str:
+    """The course of the values in at most `width` blocks, each the median of its share of them: a full block is the
+    highest, an empty line 0, or the lowest if that is under 0."""
+    count = min(width, len(values))
+    shares = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
+    medians = [statistics.median(share[:: len(share) // 64 + 1]) for share in shares]  # 64 of them are enough
+    low, high = min([0.0, *medians]), max([0.0, *medians])
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((value - low) * scale)] for value in medians)
 
 
 def duration(seconds: float) -> str:

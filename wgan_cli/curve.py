@@ -1,32 +1,114 @@
-"""curve.png: a run's figures over its steps, drawn by matplotlib where it is installed (the extra `plot`)."""
+"""curve.png: a run's figures over its steps beside its newest samples, drawn by matplotlib (the extra `plot`)."""
 
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
+from typing import Any
 
-from .console import Console
 from .files import replacing
+from .verdict import judge
 
-PANELS = (("wasserstein", "js"), ("critic_loss", "generator_loss"), ("penalty", "grad_norm", "clip_fraction"))
+INSTALL = "needs matplotlib, as in pip install 'wgan[plot]'"
+# The small panels are the first four of these that a run has.
+TITLES = {
+    "penalty": "gradient penalty",
+    "clip_fraction": "weights at the clip",
+    "grad_norm": "gradient norm",
+    "diversity": "diversity of samples",
+    "images_per_second": "images per second",
+    "generator_loss": "generator loss",
+    "critic_loss": "critic loss",
+}
+ESTIMATES = {
+    "wasserstein": "Wasserstein estimate over steps",
+    "js": "Jensen-Shannon estimate (nats) over steps",
+}
+TRAINING, HELDOUT = "#1f5fa8", "#d9660f"
 
 
-def write(log: Path, path: Path, console: Console) -> None:
-    """Draw every column of a metrics.jsonl that is in PANELS against the step."""
+def read(log: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; half a line at its end, which is just being written, is left out."""
+    lines = log.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def column(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of the records that have this figure."""
+    having = [r for r in records if name in r]
+    return [r["step"] for r in having], [r[name] for r in having]
+
+
+def running_median(values: Sequence[float]) -> list[float]:
+    """The median around each value, over a twentieth of them all and at least five; fewer at the ends."""
+    count, reach = len(values), max(2, len(values) // 40)
+    return [statistics.median(values[max(0, i - reach) : i + min(reach, i) + 1]) for i in range(count)]
+
+
+def write(run: Path) -> bool:
+    """Draw curve.png from what the folder of a run holds; False where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.image import imread
     except ImportError:
-        console.detail(f"no {path.name}: it needs matplotlib, as in pip install 'wgan[plot]'")
-        return
-    records = [json.loads(line) for line in log.read_bytes().splitlines()]
-    panels = [[name for name in names if name in records[-1]] for names in PANELS]
-    panels = [names for names in panels if names]
-    figure = Figure(figsize=(7, 2.4 * len(panels)), layout="constrained")
-    for axes, names in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True):
-        for name in names:
-            axes.plot([r["step"] for r in records], [r[name] for r in records], label=name, linewidth=0.9)
-        axes.legend(fontsize="small")
-        axes.grid(alpha=0.3)
-    axes.set_xlabel("step (generator updates)")
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+        return False
+    records = read(run / "metrics.jsonl")
+    verdict = judge(records)
+    panels = [name for name in TITLES if any(name in r for r in records)][:4]
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    figure.suptitle(fill(str(verdict), 120), fontsize=10, ha="left", x=0.01)
+    grid = figure.add_gridspec(3, 2, height_ratios=[2, 1, 1], width_ratios=[1, 1.05])
+    small = grid[1:, 0].subgridspec(2, 2)
+    main = figure.add_subplot(grid[0, 0])
+    draw_estimate(main, records, verdict.estimate)
+    main.legend(frameon=False, fontsize=8)
+    _style(main, ESTIMATES[verdict.estimate])
+    for place, name in enumerate(panels):
+        axes = figure.add_subplot(small[place // 2, place % 2])
+        steps, values = column(records, name)
+        axes.plot(steps, values, color=TRAINING, alpha=0.3, linewidth=0.7)
+        axes.plot(steps, running_median(values), color=TRAINING, linewidth=1.6)
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_xlim(main.get_xlim())
+        if axes.get_ylim()[0] > 0:
+            axes.set_ylim(bottom=0)
+        _style(axes, TITLES[name])
+    if drawn := [int(path.stem) for path in (run / "samples").glob("*.png") if path.stem.isdecimal()]:
+        axes = figure.add_subplot(grid[:, 1])
+        axes.imshow(imread(run / "samples" / f"{max(drawn):06}.png"), cmap="gray", interpolation="nearest")
+        axes.set_title(f"samples at step {max(drawn)}", fontsize=9, loc="left")
+        axes.set_axis_off()
+    with replacing(run / "curve.png") as file:
+        figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
+    return True
+
+
+def draw_estimate(axes: Any, records: Sequence[Mapping[str, Any]], estimate: str) -> None:
+    """The estimate of each batch faintly, and the running medians of the comparisons on training and held-out data."""
+    axes.plot(*column(records, estimate), color=TRAINING, alpha=0.3, linewidth=0.7, label="training data, batches")
+    for part, color, label in (("training", TRAINING, "training data"), ("heldout", HELDOUT, "held-out data")):
+        steps, values = column(records, f"{estimate}_{part}")
+        if steps:
+            axes.plot(steps, running_median(values), color=color, linewidth=1.6, label=label)
+    zoom(axes)
+
+
+def zoom(axes: Any) -> None:
+    """A logarithmic scale where medians are above 0 and span over a factor of five, so that the end can be seen too."""
+    medians = [value for line in axes.lines if line.get_alpha() is None for value in line.get_ydata()]
+    if medians and 0 < 5 * min(medians) < max(medians):
+        axes.set_yscale("log")
+        axes.set_ylim(0.7 * min(medians), 1.1 * max(max(line.get_ydata()) for line in axes.lines))
+        axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+
+
+def _style(axes: Any, title: str) -> None:
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)

@@ -8,11 +8,13 @@ import json
 import os
 import re
 import signal
+import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,11 +30,14 @@ from .data import Dataset
 from .files import link, replacing, sweep
 from .models import build_critic, build_generator, has_batch_norm, parameter_count
 from .penalty import critic_penalty
+from .verdict import judge
 
 TIME_LIMIT_CODE = 75  # EX_TEMPFAIL: try again later
+COMPARE_EVERY = 250  # updates of the critic, so that it takes about a hundredth of the time at most
+COMPARE_BATCHES = 4
 
 # What a run writes into its folder, its settings apart.
-_WRITTEN = re.compile(r"ckpt(-\d+)?\.pt|metrics\.jsonl|curve\.png|samples/\d+\.png")
+_WRITTEN = re.compile(r"ckpt(-\d+)?\.pt|metrics\.jsonl|curve\.png|samples/\d+\.png|tensorboard/events\.out\..+")
 
 
 @dataclass
@@ -89,6 +94,46 @@ def generator_step(state: State) -> dict[str, Tensor]:
     if state.ema is not None:
         _average(state.ema, state.generator, min(config.ema, (1 + state.step) / (10 + state.step)))
     return {"generator_loss": loss.detach()}
+
+
+@torch.no_grad()
+def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[str, Tensor]:
+    """The estimate on training and on held-out samples by one critic, against the same fresh fakes, and `diversity`:
+    the mean distance between two fakes over that between two real samples. Each over COMPARE_BATCHES batches.
+
+    Nothing of the run changes: the random numbers are of their own, and so are the running statistics. The networks
+    stay in training mode, so that batch norm takes each batch by itself as in `critic_step`; with running
+    statistics, which mix real and fake, it would be another critic. Training batches are the ones to come, which
+    the critic has not met for longest.
+    """
+    config, record = state.config, state.config.record
+    aside = replace(state, rng=torch.Generator(state.device).manual_seed(_other_seed(config.seed + state.step)))
+    generator, critic = (
+        partial(torch.func.functional_call, network, {name: b.clone() for name, b in network.named_buffers()})
+        for network in (state.generator, state.critic)
+    )
+    parts = {"training": training, "heldout": heldout} if heldout else {"training": training}
+    estimates: dict[str, list[Tensor]] = {part: [] for part in parts}  # [B] each, one from each real sample
+    from_each = torch.func.vmap(record.distance, (0, None))
+    apart_fake = apart_real = 0.0
+    for number in range(state.batches, state.batches + COMPARE_BATCHES):
+        with _autocast(state):
+            fake = generator(_normal(aside, config.batch, config.latent)).float()
+            on_fake = critic(_noisy(aside, fake)).float()
+        for part, data in parts.items():
+            real = data.batch(number, config.batch, config.seed, state.device)
+            with _autocast(state):
+                on_real = critic(_noisy(aside, _flipped(aside, real))).float()
+            estimates[part].append(from_each(on_real, on_fake))
+        apart_fake += float(torch.pdist(fake.flatten(1)).mean())
+        apart_real += float(torch.pdist(real.flatten(1)).mean())
+    figures = {f"{record.estimate}_{part}": torch.cat(values).mean() for part, values in estimates.items()}
+    if heldout:
+        count = min(len(heldout), COMPARE_BATCHES * config.batch)  # a small part comes more than once
+        figures["heldout_error"] = torch.cat(estimates["heldout"]).std() / count**0.5
+    if apart_real > 0:  # neither one image over and over, nor batches of one
+        figures["diversity"] = torch.tensor(apart_fake / apart_real, device=state.device)
+    return figures
 
 
 def _scores(critic: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -291,6 +336,7 @@ def train(
     console: Console,
     time_limit: float | None = None,  # seconds
     force: bool = False,
+    tensorboard: bool = False,
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
@@ -307,24 +353,28 @@ def train(
     if state.step >= config.steps:
         console.notice(f"{newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
         if log.exists() and (not picture.exists() or picture.stat().st_mtime < log.stat().st_mtime):
-            curve.write(log, picture, console)  # which a kill has kept from being drawn
+            curve.write(out)  # which a kill has kept from being drawn
         return newest
     _make_folder(out, config, fresh=not resumes)
+    training, heldout = dataset.split(config.holdout, config.batch, config.seed)
     before = _keep_records(log, state.step)
     console.notice(
-        f"{config.variant} {config.arch} on {device}: {len(dataset)} samples of {'x'.join(map(str, config.shape))}, "
+        f"{config.variant} {config.arch} on {device}: {len(training)} samples of {'x'.join(map(str, config.shape))} "
+        f"and {len(heldout) if heldout else 'none'} held out, "
         f"{parameter_count(state.generator)} parameters in the generator, {parameter_count(state.critic)} in the critic"
     )
     if resumes:
         console.notice(f"going on at step {state.step} of {config.steps}")
 
-    facts: dict[str, float] = {}
+    estimate, label = config.record.estimate, {"wasserstein": "W", "js": "JS"}[config.record.estimate]
+    history = [record[estimate] for record in curve.read(log) if estimate in record]
     saved = state.step if resumes else None
     unchecked: list[tuple[int, dict[str, Tensor]]] = []  # (step, figures): to look at one waits for the device
-    with _stop_signals() as (stopped, asked), open(log, "ab") as records:
+    redraw = began + 100
+    with _stop_signals() as (stopped, asked), _records(log, state, tensorboard) as (write, sync):
         while state.step < config.steps:
             while state.batches < config.n_critic * (state.step + 1):
-                real = dataset.batch(state.batches, config.batch, config.seed, device)
+                real = training.batch(state.batches, config.batch, config.seed, device)
                 state.batches += 1
                 figures = critic_step(state, real)
                 unchecked.append((state.step + 1, figures))
@@ -332,42 +382,83 @@ def train(
                     _check_weights(state, newest, saved)
                     _save(out, state, dataset)
                     raise _stopped(state, newest, *_signal_reason(stopped[0]))
+            step = state.step + 1
+            last = step == config.steps
+            logs = last or step % config.log_every == 0
+            if last or (logs and step % max(1, COMPARE_EVERY // config.n_critic) < config.log_every):
+                figures |= compare(state, training, heldout)  # before the generator's step, as the rest
             figures |= generator_step(state)
             seconds = before + time.monotonic() - began
-            last = state.step == config.steps
-            logs = last or state.step % config.log_every == 0
             late = time_limit is not None and time.monotonic() - began >= time_limit
             ends = last or bool(stopped) or late
-            samples = last or state.step % config.sample_every == 0
-            saves = ends or bool(asked) or state.step % config.save_every == 0
+            samples = last or step % config.sample_every == 0
+            saves = ends or bool(asked) or step % config.save_every == 0
             if logs or samples or saves or len(unchecked) > 1000:
                 _check_steps(state, unchecked, newest, saved)
             if logs:
                 record = _record(state, figures, seconds)
-                _check_figures(state, record, newest, saved)
-                records.write(json.dumps(record).encode() + b"\n")
-                records.flush()
-                facts = {name: record[key] for key, name in (("wasserstein", "W"), ("js", "JS")) if key in record}
-            console.progress("training", state.step, config.steps, facts)
+                history.append(record[estimate])
+                if last:
+                    record["verdict"] = judge([*curve.read(log), record]).word
+                write(record)
+            facts = {label: statistics.median(history[-5:])} if history else {}
+            console.progress("training", step, config.steps, facts, history)
             if samples or saves:
                 os.stat(out / "config.json")  # of a folder that was removed, which a grid would make anew
                 _check_weights(state, newest, saved)
             if samples:
                 _write_grid(state, out / "samples" / f"{state.step:06}.png")
             if saves:
-                os.fsync(records.fileno())  # no checkpoint without the records up to it
+                sync()  # no checkpoint without the records up to it
                 _save(out, state, dataset)
                 saved = state.step
+            if (samples or saves) and not ends and time.monotonic() >= redraw:
+                redraw = time.monotonic()
+                curve.write(out)
+                redraw += 100 * (time.monotonic() - redraw)  # a hundredth of the time goes into drawing
             if ends and not last:
                 reason = _signal_reason(stopped[0]) if stopped else ("the time limit", TIME_LIMIT_CODE)
                 raise _stopped(state, newest, *reason)
             if asked:
                 asked.clear()
                 console.notice(f"saved at step {state.step}, as SIGUSR1 asks")
-    curve.write(log, picture, console)
-    figures_text = "".join(f", {name} {value:.4g}" for name, value in facts.items())
-    console.notice(f"done: step {state.step}, {duration(seconds)} of training{figures_text}")
+    console.notice(f"done: step {state.step}, {duration(seconds)} of training, {label} {facts[label]:.4g}")
+    console.notice(str(judge(curve.read(log))))
+    if not curve.write(out):
+        console.notice(f"no {out / 'curve.png'}: drawing it {curve.INSTALL}")
     return newest
+
+
+@contextmanager
+def _records(
+    log: Path, state: State, tensorboard: bool
+) -> Iterator[tuple[Callable[[dict[str, Any]], None], Callable[[], None]]]:
+    """What takes a record, for metrics.jsonl and where wanted TensorBoard, and what brings the former to the disk.
+
+    Divergence is the last record's verdict.
+    """
+    board = None
+    if tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What was written after this step, and will be again, is hidden.
+        board = SummaryWriter(str(log.parent / "tensorboard"), purge_step=state.step + 1)
+    with open(log, "ab") as file, closing(board) if board else nullcontext():
+
+        def write(record: dict[str, Any]) -> None:
+            file.write(json.dumps(record).encode() + b"\n")
+            file.flush()
+            if board:
+                for name, value in record.items():
+                    if name not in ("step", "verdict"):
+                        board.add_scalar(name, value, record["step"])
+
+        try:
+            yield write, lambda: os.fsync(file.fileno())
+        except DivergedError:
+            write({"step": state.step, "verdict": "diverged"})
+            curve.write(log.parent)
+            raise
 
 
 def _record(state: State, figures: dict[str, Tensor], seconds: float) -> dict[str, Any]:
@@ -417,7 +508,7 @@ def _make_folder(out: Path, config: TrainConfig, fresh: bool) -> None:
     if fresh and (out / "metrics.jsonl").exists() and not (out / "config.json").exists():
         raise UsageError(f"{out}: holds a metrics.jsonl that is not of a run of wgan; choose another -o")
     (out / "samples").mkdir(parents=True, exist_ok=True)
-    for file in [*out.iterdir(), *(out / "samples").iterdir()]:
+    for file in [*out.iterdir(), *out.glob("samples/*"), *out.glob("tensorboard/*")]:
         name = file.relative_to(out).as_posix()
         if fresh and (out / "config.json").exists() and _WRITTEN.fullmatch(name):
             file.unlink()
@@ -435,7 +526,7 @@ def _keep_records(log: Path, step: int) -> float:
             continue
         if record["step"] <= step:
             kept.append(line + b"\n")
-            seconds = record["seconds"]
+            seconds = record.get("seconds", seconds)
     with replacing(log) as file:
         file.writelines(kept)
     return float(seconds)

@@ -1,0 +1,390 @@
+"""What a run is judged by, the rules on curves made up for each, and real runs made to show each verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import call
+from torch import nn
+
+from wgan_cli import DivergedError, StoppedError, checkpoint
+from wgan_cli import train as training
+from wgan_cli.config import TrainConfig, resolve
+from wgan_cli.console import Console
+from wgan_cli.curve import read
+from wgan_cli.data import Dataset
+from wgan_cli.train import compare, critic_step, new_state, train
+from wgan_cli.verdict import judge
+
+CPU = torch.device("cpu")
+DIGITS = Path(__file__).parents[1] / "examples/digits.zip"
+
+
+def images(count: int = 40, seed: int = 0) -> Dataset:
+    rows = np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
+    return Dataset(rows, hashlib.sha256(rows.tobytes()).hexdigest())
+
+
+def settings(**given: Any) -> TrainConfig:
+    small = {"batch": 4, "latent": 3, "width": 8, "steps": 6, "log_every": 1, "save_every": 2, "sample_every": 3}
+    return resolve({**small, **given}, {"size": 16, "channels": 1})[0]
+
+
+def run(config: TrainConfig, out: Path, dataset: Dataset | None = None, **options: Any) -> list[dict[str, Any]]:
+    """The records of a run, without what is measured in seconds."""
+    try:
+        train(config, dataset or images(), out, CPU, Console(io.StringIO()), **options)
+    except (StoppedError, DivergedError):
+        pass
+    measured = ("seconds", "images_per_second")
+    return [{k: v for k, v in record.items() if k not in measured} for record in read(out / "metrics.jsonl")]
+
+
+# ---- The held-out part
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "batch", "held"),
+    [(1000, 0.05, 32, 50), (1000, 0.05, 64, 64), (1000, 0.5, 64, 500), (160, 0.05, 32, 32), (159, 0.5, 32, 0),
+     (1000, 0.0, 32, 0)],
+)  # fmt: skip
+def test_how_many_are_held_out(count: int, fraction: float, batch: int, held: int) -> None:
+    kept, heldout = images(count).split(fraction, batch, 0)
+    assert (len(kept), len(heldout) if heldout else 0) == (count - held, held)
+
+
+def test_no_image_is_in_both_parts_and_each_epoch_has_all_of_its_part() -> None:
+    points = np.arange(100, dtype=np.float32)[:, None]
+    kept, heldout = Dataset(points, "").split(0.2, 4, seed=3)
+    assert heldout
+    seen = [
+        [i for n in range(len(part) // 4) for i in part.batch(epoch * (len(part) // 4) + n, 4, 3, CPU)[:, 0].tolist()]
+        for part in (kept, heldout)
+        for epoch in range(2)
+    ]
+    assert sorted(seen[0] + seen[2]) == sorted(seen[1] + seen[3]) == points[:, 0].tolist()
+    assert seen[2] != seen[3] and sorted(seen[2]) == sorted(seen[3])
+    assert sorted(seen[2]) != list(range(80, 100))
+
+
+def test_the_split_follows_from_the_seed_and_the_number_of_rows() -> None:
+    chosen = [tuple(images(80, data).split(0.1, 4, seed)[1].chosen) for data, seed in ((0, 0), (1, 0), (0, 1))]  # type: ignore[union-attr,arg-type]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_without_a_holdout_batches_are_those_of_all_rows() -> None:
+    kept, heldout = images().split(0.0, 4, 0)
+    assert heldout is None and kept.batch(7, 4, 0, CPU).equal(images().batch(7, 4, 0, CPU))
+
+
+def test_a_run_from_before_there_was_a_holdout_had_none() -> None:
+    old = settings().as_dict()
+    del old["holdout"]
+    assert TrainConfig.from_dict(old).holdout == 0.0 and settings().holdout == 0.05
+
+
+# ---- The comparison of training and held-out samples
+
+
+class Scale(nn.Module):
+    """G(z) = b · z."""
+
+    def __init__(self, b: float) -> None:
+        super().__init__()
+        self.b = nn.Parameter(torch.tensor(b))
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return z * self.b
+
+
+class Slope(nn.Module):
+    """f(x) = a · x."""
+
+    def __init__(self, a: float) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(a))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.a).sum(1)
+
+
+def test_the_estimate_on_each_part_and_the_diversity_in_closed_form() -> None:
+    """On the line: f(x) = 2x, samples from N(0, 0.5²), training data from N(3, 1), held-out data from N(1, 1)."""
+    config = resolve({"latent": 1, "batch": 256}, {"size": 0, "channels": 1})[0]
+    state = new_state(config, CPU)
+    state.generator, state.critic = Scale(0.5), Slope(2.0)
+    normal = np.random.default_rng(0).standard_normal((2048, 1)).astype(np.float32)
+    figures = compare(state, Dataset(normal + 3, ""), Dataset(normal[:1024] + 1, ""))
+    assert figures["wasserstein_training"].item() == pytest.approx(6.0, abs=0.2)
+    assert figures["wasserstein_heldout"].item() == pytest.approx(2.0, abs=0.2)
+    assert figures["heldout_error"].item() == pytest.approx(2 / math.sqrt(1024), rel=0.05)
+    assert figures["diversity"].item() == pytest.approx(0.5, rel=0.1)
+
+
+def test_the_comparison_of_discriminators_is_their_estimate() -> None:
+    state = new_state(settings(variant="ns", arch="mlp", critic_norm="none"), CPU)
+    nn.init.zeros_(list(state.critic.parameters())[-1])
+    nn.init.zeros_(list(state.critic.parameters())[-2])
+    figures = compare(state, images(), images(seed=1))
+    assert figures["js_training"].item() == pytest.approx(0.0, abs=1e-6) == figures["js_heldout"].item()
+
+
+@pytest.mark.parametrize("variant", ["ns", "clip", "gp"])
+def test_the_comparison_leaves_the_run_as_it_is(variant: str) -> None:
+    state = new_state(settings(variant=variant, flip=True, instance_noise=0.1), CPU)
+    critic_step(state, images().batch(0, 4, 0, CPU))
+    modules = {"generator": state.generator, "critic": state.critic}
+    before = {f"{name}.{key}": v.clone() for name, m in modules.items() for key, v in m.state_dict().items()}
+    rng, batches = state.rng.get_state(), state.batches
+    first, again = (compare(state, *images().split(0.2, 4, 0)) for _ in range(2))
+    assert first == again
+    after = {f"{name}.{key}": v for name, m in modules.items() for key, v in m.state_dict().items()}
+    assert all(before[key].equal(after[key]) for key in before)
+    assert rng.equal(state.rng.get_state()) and batches == state.batches
+    assert state.critic.training and all(p.requires_grad for p in state.critic.parameters())
+
+
+def test_batch_norm_takes_each_batch_by_itself_in_a_comparison() -> None:
+    """As in training: a critic in evaluation mode, whose running statistics are still those it began with, differs."""
+    state = new_state(settings(variant="clip"), CPU)
+    kept, heldout = images(400).split(0.5, 4, 0)
+    with torch.no_grad():
+        for parameter in state.critic.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
+    figures = compare(state, kept, heldout)
+    state.critic.eval()
+    assert abs(compare(state, kept, heldout)["wasserstein_training"] - figures["wasserstein_training"]) > 1
+
+
+def test_a_run_is_the_same_however_often_it_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    for every in (1, 10**9):
+        monkeypatch.setattr(training, "COMPARE_EVERY", every)
+        records = run(settings(ema=0.5), tmp_path / str(every))
+        assert ["diversity" in record for record in records] == [every == 1] * 5 + [True]
+        weights.append((tmp_path / str(every) / "ckpt.pt").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_figures_and_verdict_are_the_same_in_a_run_that_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "COMPARE_EVERY", 10)  # every second step
+    whole = run(settings(variant="clip"), tmp_path / "whole")
+    for _ in range(6):
+        parts = run(settings(variant="clip"), tmp_path / "parts", time_limit=0.0)
+    assert parts == whole and whole[-1]["verdict"] == "too-early" and "verdict" not in whole[-2]
+    assert ["wasserstein_heldout" in record for record in whole] == [False, True] * 3
+
+
+def test_a_comparison_comes_at_the_first_logged_step_of_each_interval(tmp_path: Path) -> None:
+    config = settings(arch="mlp", width=2, steps=130, log_every=7, sample_every=200, save_every=200)
+    compared = [r["step"] for r in run(config, tmp_path) if "diversity" in r]
+    assert compared == [56, 105, 130]  # 250 critic updates are 50 steps
+
+
+def test_images_that_are_all_the_same_have_no_diversity(tmp_path: Path) -> None:
+    same = Dataset(np.full((40, 16, 16, 1), 7, np.uint8), "")
+    assert "diversity" not in run(settings(steps=1), tmp_path, same)[-1]
+
+
+# ---- The rules, on curves made up for each
+
+
+def made(
+    estimate: Callable[[float], float], every: int = 10, js: bool = False, **figures: Callable[[float], float]
+) -> list[dict[str, Any]]:
+    """Records of 1,000 steps of figures that are functions of the time from 0 to 1, with noise, compared each 50."""
+    rng = np.random.default_rng(0)
+    name = "js" if js else "wasserstein"
+    given = {"training": estimate, "heldout": estimate, "heldout_error": lambda t: 0.02, "diversity": lambda t: 0.9}
+    given |= figures
+    records = []
+    for step in range(every, 1001, every):
+        t = step / 1000
+        record = {"step": step, name: estimate(t) + 0.05 * rng.standard_normal()}
+        if step % 50 == 0:
+            record |= {f"{name}_{part}": given[part](t) for part in ("training", "heldout")}
+            record |= {key: given[key](t) for key in ("heldout_error", "diversity")}
+        record |= {key: given[key](t) for key in ("penalty", "grad_norm") if key in given}
+        records.append(record)
+    return records
+
+
+def word(estimate: Callable[[float], float], **given: Any) -> str:
+    return judge(made(estimate, **given)).word
+
+
+def falling(t: float) -> float:
+    return 1 + 4 * (1 - t)
+
+
+def settled(t: float) -> float:
+    return 1 + 9 * math.exp(-20 * t)
+
+
+def test_improving() -> None:
+    assert word(falling) == "improving"
+    assert word(lambda t: 5 * t) == "improving"  # the critic still learns
+    assert word(lambda t: 5 * t if t < 0.4 else 3 - t) == "improving"
+
+
+def test_converged() -> None:
+    assert word(settled) == "converged"
+    assert word(lambda t: settled(t) + 0.02 * math.sin(40 * t)) == "converged"
+    assert word(lambda t: 1 - 0.05 * t) == "converged"  # under a twentieth from a quarter to the next
+    assert word(lambda t: 1 + 0.1 * t) == "converged"  # a rise too, in the noise
+    assert word(lambda t: 5 - 0.4 * t) == "converged"  # seen clearly, and yet little
+    assert word(lambda t: 1.2 - 0.4 * t) == "improving"
+    assert word(lambda t: 0.2 - 0.04 * t) == "converged"  # 0.165 after 0.175, in the noise of batches
+    assert word(lambda t: 1.5 * settled(t) if t > 0.75 else settled(t)) == "converged"  # up again, by less than twice
+
+
+def test_critic_overfits() -> None:
+    assert word(settled, heldout=lambda t: settled(t) * (1 - 0.5 * t)) == "critic-overfits"
+    assert word(falling, heldout=lambda t: 0.75 * falling(t)) == "critic-overfits"
+    assert word(settled, heldout=lambda t: 0.85 * settled(t)) == "converged"
+    assert (
+        word(settled, heldout=lambda t: 0.7 * settled(t), heldout_error=lambda t: 0.2) == "converged"
+    )  # may be chance
+    assert word(lambda t: -settled(t), heldout=lambda t: -3.0) != "critic-overfits"
+
+
+def test_critic_too_weak() -> None:
+    assert word(lambda t: -1.0) == "critic-too-weak"
+    assert word(lambda t: math.sin(50 * t)) == "critic-too-weak"
+    assert word(lambda t: settled(t) - 1) == "critic-too-weak"
+    assert word(lambda t: settled(t) - 0.9) == "converged"
+    dead = [{**record, "wasserstein": 0.0} for record in made(settled)]
+    assert judge(dead).word == "critic-too-weak"
+    assert word(lambda t: -1.0, diversity=lambda t: 0.1) == "critic-too-weak"  # the cause, not what came of it
+
+
+def test_collapsed() -> None:
+    assert word(settled, diversity=lambda t: 0.2) == "collapsed"
+    assert word(falling, diversity=lambda t: 0.9 - 0.8 * t) == "collapsed"
+    assert word(falling, diversity=lambda t: 0.5 * t) == "improving"  # on its way
+    assert word(settled, diversity=lambda t: 0.6) == "converged"
+
+
+def test_diverged() -> None:
+    wild = {"penalty": lambda t: 1e4, "grad_norm": lambda t: 30.0}
+    assert word(settled, **wild) == "diverged"
+    assert word(settled, penalty=lambda t: 0.5, grad_norm=lambda t: 2.5) == "converged"  # a light penalty
+    assert word(settled, penalty=lambda t: 3.0, grad_norm=lambda t: 1.1) == "converged"  # a heavy one
+    assert word(lambda t: -1.0, js=True) == "diverged"
+    assert word(lambda t: 0.65, js=True) == "converged"
+    assert word(lambda t: settled(t) if t < 0.75 else 4.0) == "diverged"  # up again by over twice
+    assert word(lambda t: 5 * t, **wild) == "diverged"
+    assert (
+        word(lambda t: 0.3 if t < 0.25 else 1.2 if t < 0.5 else 1.0 + t / 10) == "converged"
+    )  # the critic had to learn first
+
+
+def test_a_run_that_ended_without_figures_diverged() -> None:
+    for before in ([], made(settled)):
+        verdict = judge([*before, {"step": 1234, "verdict": "diverged"}])
+        assert verdict.word == "diverged" and "step 1234" in verdict.reason
+    assert judge([*made(settled)[:-1], {**made(settled)[-1], "verdict": "diverged"}]).word == "converged"
+
+
+def test_too_early() -> None:
+    assert judge([]).word == judge(made(falling)[:10]).word == word(falling, every=100) == "too-early"
+    without = [{k: v for k, v in record.items() if k != "wasserstein_training"} for record in made(falling)]
+    assert judge(without).word == "too-early"
+
+
+def test_single_batches_do_not_turn_a_verdict() -> None:
+    records = made(settled, heldout=lambda t: 0.9 * settled(t), penalty=lambda t: 0.1, grad_norm=lambda t: 1.0)
+    for record in records[::4]:
+        record |= {"wasserstein": -50.0, "penalty": 1e6, "grad_norm": 1e3}
+    for record in [record for record in records if "diversity" in record][::4]:
+        record |= {"wasserstein_heldout": -50.0, "diversity": 0.0}
+    assert judge(records).word == "converged"
+
+
+def test_the_reason_names_the_figures() -> None:
+    verdict = judge(made(settled, heldout=lambda t: 0.5))
+    assert str(verdict).startswith("critic-overfits: the estimate is 0.5 on held-out data, 1 on training data")
+    assert verdict.figures["estimate_heldout"] == 0.5 and verdict.figures["share_not_above_zero"] == 0
+    assert all(map(math.isfinite, verdict.figures.values())) and "penalty" not in verdict.figures
+
+
+# ---- Real runs, each made to show a verdict
+
+SMALL = "--size 16 --batch 16 --save-every 10000 --sample-every 10000"
+RUNS = {
+    "improving": f"{SMALL} --arch mlp --width 64 --lr 1e-3 --steps 400",
+    "converged": f"{SMALL} --width 4 --lr 4e-3 --steps 600",
+    "critic-overfits": "--arch mlp --width 128 --batch 32 --lr 1e-3 --steps 600 --save-every 10000",  # of 160 digits
+    "critic-too-weak": f"{SMALL} --width 2 --n-critic 1 --lr 1e-3 --steps 300",
+    "collapsed": f"{SMALL} --variant gan --width 4 --n-critic 5 --steps 300",
+    "diverged": "--width 8 --batch 16 --n-critic 2 --lr 1e-1 --steps 150 --log-every 5",
+}
+LONG = {
+    "improving": "--width 16 --batch 32 --lr 1e-3 --n-critic 5 --steps 400",
+    "converged": "--width 16 --batch 32 --lr 1e-3 --n-critic 5 --steps 1500",
+    "critic-overfits": "--width 16 --batch 32 --lr 1e-3 --n-critic 5 --steps 1500",  # of 1,000 digits
+    "critic-too-weak": "--width 2 --batch 32 --lr 1e-3 --n-critic 1 --steps 2000",
+    "collapsed": "--variant gan --width 8 --batch 32 --steps 2000",
+    "diverged": "--width 24 --batch 32 --lr 1e-1 --n-critic 2 --steps 300",  # the README's run at 100 times its rate
+}
+
+
+def check_run(verdict: str, words: str, folder: Path, every: int) -> None:
+    """Train on every n-th of the digits; the run's verdict, where it is said and where it is written down."""
+    data = DIGITS
+    if every > 1:
+        data = folder / "some.zip"
+        with zipfile.ZipFile(DIGITS) as digits, zipfile.ZipFile(data, "w") as some:
+            for name in [name for name in digits.namelist() if name.endswith(".png")][::every]:
+                some.writestr(name, digits.read(name))
+    done = call("train", "--data", data, *words.split(), "-o", folder / "run")
+    print(done.err)
+    assert done.code == 0 and f"\n{verdict}: " in done.err
+    records = read(folder / "run/metrics.jsonl")
+    assert [r["verdict"] for r in records if "verdict" in r] == [records[-1]["verdict"]] == [verdict]
+    assert json.loads(call("info", folder / "run", "--json").out)["run"]["verdict"] == verdict
+
+
+@pytest.mark.parametrize("verdict", RUNS)
+def test_a_run_that_shows(verdict: str, tmp_path: Path) -> None:
+    check_run(verdict, RUNS[verdict], tmp_path, every=25 if verdict == "critic-overfits" else 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("verdict", LONG)
+def test_a_long_run_that_shows(verdict: str, tmp_path: Path) -> None:
+    check_run(verdict, LONG[verdict], tmp_path, every=4 if verdict == "critic-overfits" else 1)
+
+
+def test_a_run_that_ends_with_exit_4_says_diverged(tmp_path: Path) -> None:
+    records = run(settings(lr=1e30, steps=50), tmp_path)
+    assert records[-1].keys() == {"step", "verdict"} and records[-1]["verdict"] == "diverged"
+    assert judge(records).word == "diverged"
+    done = call("info", tmp_path)  # nothing had been saved
+    assert done.code == 0 and "diverged" in done.out.decode()
+
+
+def test_going_on_after_divergence_drops_what_it_said(tmp_path: Path) -> None:
+    run(settings(steps=4), tmp_path)
+    good = (tmp_path / "ckpt.pt").read_bytes()
+    content = torch.load(tmp_path / "ckpt.pt", weights_only=True)
+    next(iter(content["critic"].values())).fill_(float("nan"))
+    with open(tmp_path / "ckpt.pt", "wb") as file:
+        torch.save(content, file)
+    assert run(settings(steps=8), tmp_path)[-1]["verdict"] == "diverged"
+    (tmp_path / "ckpt.pt").write_bytes(good)
+    assert checkpoint.load(tmp_path / "ckpt.pt")[0]["step"] == 4
+    records = run(settings(steps=8), tmp_path)
+    assert [r["step"] for r in records] == list(range(1, 9)) and records[-1]["verdict"] == "too-early"
