@@ -4,7 +4,8 @@
 
 A moment is one while a process starts and reads its images, one of training, or one while a checkpoint or a grid is
 being written, which is seen by its temporary file. After each kill the newest checkpoint loads and metrics.jsonl is
-whole; a run that goes on to the end has the same files, byte for byte but for the two columns that are measured.
+whole; a run that goes on to the end has the same files, byte for byte but for what is measured: two columns, and the
+speed in the picture.
 """
 
 from __future__ import annotations
@@ -76,11 +77,13 @@ def check_killed(out: Path) -> None:
 
 
 def product(out: Path) -> dict[str, object]:
-    """All files of a run, the measured columns apart."""
+    """All files of a run, the measured columns apart, and the picture, which has one of them."""
     found: dict[str, object] = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.*")}
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_bytes().splitlines()]
     measured = ("seconds", "images_per_second")
     found["metrics.jsonl"] = [{k: v for k, v in record.items() if k not in measured} for record in records]
+    if "curve.png" in found:
+        found["curve.png"] = "drawn"
     return found
 
 
