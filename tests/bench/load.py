@@ -18,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+Epoch = Callable[[], Iterator[Any]]
 
 BATCH = 64
 CASES = {"png": (10_000, 28, 28), "jpeg": (1_000, 1024, 64)}  # count, side, and side as it is trained on
@@ -46,14 +48,14 @@ def write_images(folder: Path, form: str, count: int, side: int) -> None:
         Image.fromarray((soft + grain).clip(0, 255).astype(np.uint8)).save(folder / "class" / f"{index:05}.{form}")
 
 
-def ours(folder: str, size: int) -> Callable[[], Callable[[], tuple[int, float]]]:
+def ours(folder: str, size: int) -> Callable[[], Epoch]:
     import torch
 
     from wgan_cli.config import resolve
     from wgan_cli.console import Console
     from wgan_cli.data import open_source, prepare, probe
 
-    def start() -> Callable[[], tuple[int, float]]:
+    def start() -> Epoch:
         console = Console(quiet=True)
         source = open_source(folder, BytesIO())
         config, _ = resolve({"size": size, "batch": BATCH}, probe(source, console))
@@ -61,36 +63,29 @@ def ours(folder: str, size: int) -> Callable[[], Callable[[], tuple[int, float]]
         numbers = iter(range(1 << 30))
         device = torch.device("cpu")
 
-        def epoch() -> tuple[int, float]:
-            means = [dataset.batch(next(numbers), BATCH, 0, device).mean() for _ in range(len(dataset) // BATCH)]
-            return len(means), float(torch.stack(means).mean())
+        def epoch() -> Iterator[Any]:
+            return (dataset.batch(next(numbers), BATCH, 0, device) for _ in range(len(dataset) // BATCH))
 
         return epoch
 
     return start
 
 
-def torchvision(folder: str, size: int) -> Callable[[], Callable[[], tuple[int, float]]]:
-    import torch
+def torchvision(folder: str, size: int) -> Callable[[], Epoch]:
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms  # type: ignore[import-not-found]
 
-    def start() -> Callable[[], tuple[int, float]]:
+    def start() -> Epoch:
         steps = [transforms.Resize(size), transforms.CenterCrop(size), transforms.ToTensor()]
         steps.append(transforms.Normalize([0.5] * 3, [0.5] * 3))
         dataset = datasets.ImageFolder(folder, transforms.Compose(steps))
         loader = DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True)
-
-        def epoch() -> tuple[int, float]:
-            means = [batch.mean() for batch, _ in loader]
-            return len(means), float(torch.stack(means).mean())
-
-        return epoch
+        return lambda: (batch for batch, _ in loader)
 
     return start
 
 
-def one_side(side: str, folder: str, size: int) -> dict[str, Any]:
+def one_side(side: str, folder: str, size: int, check: bool) -> dict[str, Any]:
     marks = [time.perf_counter()]
     start = {"ours": ours, "torchvision": torchvision}[side](folder, size)
     marks.append(time.perf_counter())
@@ -98,10 +93,12 @@ def one_side(side: str, folder: str, size: int) -> dict[str, Any]:
         path.read_bytes()
     marks.append(time.perf_counter())
     epoch = start()
-    batches, mean = epoch()
+    batches = sum(1 for _ in epoch())
     marks.append(time.perf_counter())
-    epoch()
+    sum(1 for _ in epoch())
     marks.append(time.perf_counter())
+    # Apart, since arithmetic in two threads would hold up the loader's workers.
+    mean = sum(float(batch.mean()) for batch in epoch()) / batches if check else None
     imports, _, first, later = (b - a for a, b in zip(marks[:-1], marks[1:], strict=True))
     return {"import": imports, "first": first, "later": later, "batches": batches, "mean": mean}
 
@@ -115,7 +112,7 @@ def measure(form: str, torchvision_python: str, rounds: int) -> dict[str, Any]:
         for number in range(rounds):
             for name, python in (("ours", sys.executable), ("torchvision", torchvision_python)):
                 done = subprocess.run(
-                    [python, __file__, "--side", name, str(images), str(size)],
+                    [python, __file__, "--side", name, str(images), str(size), str(number or "check")],
                     env={**os.environ, "WGAN_CACHE": str(Path(place, f"cache{number}"))},
                     stdout=subprocess.PIPE,
                     check=True,
@@ -140,11 +137,13 @@ def main() -> None:
     parser.add_argument("--torchvision", default=os.environ.get("WGAN_TORCHVISION"), metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--side", nargs=3, metavar=("SIDE", "FOLDER", "SIZE"), help="what each process is called with")
+    parser.add_argument(
+        "--side", nargs=4, metavar=("SIDE", "FOLDER", "SIZE", "ROUND"), help="what each process is called with"
+    )
     asked = parser.parse_args()
     if asked.side:
-        side, folder, size = asked.side
-        print(json.dumps(one_side(side, folder, int(size))))
+        side, folder, size, number = asked.side
+        print(json.dumps(one_side(side, folder, int(size), number == "check")))
         return
     if not asked.torchvision:
         print(f"load.py {NO_TORCHVISION}", file=sys.stderr)
