@@ -718,12 +718,23 @@ class Dataset:
         An epoch is a new permutation of the rows; its last, incomplete batch is left out. It follows from (seed,
         number) alone, so the position in the data is one number.
         """
+        rows = torch.from_numpy(np.take(self.rows, self._index(number, size, seed), axis=0)).to(device)
+        self._give_back(size * max(FAULT_BYTES, rows[0].nbytes))
+        if self.mapped and len(self.mapped) > RESIDENT_BYTES:
+            self._announce(self._index(number + 1, size, seed), rows[0].nbytes)
+        return to_unit(rows) if rows.dtype == torch.uint8 else rows
+
+    def _index(self, number: int, size: int, seed: int) -> NDArray[np.int64]:
         epoch, place = divmod(number, len(self) // size)
         index = _permutation(seed, epoch, len(self))[place * size : (place + 1) * size]
-        index = index if self.chosen is None else self.chosen[index]
-        rows = torch.from_numpy(np.take(self.rows, index, axis=0)).to(device)
-        self._give_back(size * max(FAULT_BYTES, rows[0].nbytes))
-        return to_unit(rows) if rows.dtype == torch.uint8 else rows
+        return index if self.chosen is None else self.chosen[index]
+
+    def _announce(self, index: NDArray[np.int64], row: int) -> None:
+        """Have the system read these rows from the disk while the batch before them is computed on."""
+        assert self.mapped
+        for first in (index * row).tolist() if hasattr(mmap, "MADV_WILLNEED") else ():
+            start = first - first % mmap.PAGESIZE
+            self.mapped.madvise(mmap.MADV_WILLNEED, start, first + row - start)
 
     def _give_back(self, read: int) -> None:
         """Let the system take pages of the map back, so that the process does not grow to the size of the data."""
@@ -733,7 +744,7 @@ class Dataset:
             self._resident = 0
 
 
-@lru_cache(maxsize=2)  # of the part that is trained on, and of the held-out one
+@lru_cache(maxsize=3)  # of the part that is trained on, for this epoch and the next, and of the held-out one
 def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
