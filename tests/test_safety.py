@@ -66,7 +66,7 @@ def litter() -> list[str]:
 def test_killed_runs_lose_nothing(tmp_path: Path) -> None:
     """The short form of `make stress`."""
     *_, total = stress.stress(tmp_path, 4, seed=0)
-    assert sum(total.values()) - total["missed"] >= 4 and total["checkpoint"] >= 1
+    assert stress.count(total) >= 4
 
 
 @pytest.mark.parametrize("place", ["replace", "link"])
