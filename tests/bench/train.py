@@ -26,7 +26,7 @@ import numpy as np
 SIZES = {28: 1, 32: 3, 64: 3, 128: 3}  # side: channels
 # The benchmark of one step in whole, with each paper's settings, for a few steps; then runs that are long.
 RUNS: dict[str, tuple[int, int, str]] = {
-    f"{variant}-{arch}-{size}-{precision}": (size, 20, f"--variant {variant} --arch {arch} --precision {precision}")
+    f"{variant}-{arch}-{size}-{precision}": (size, 10, f"--variant {variant} --arch {arch} --precision {precision}")
     for variant in ("clip", "gp")
     for arch, size in (("mlp", 28), ("dcgan", 32), ("dcgan", 64), ("dcgan", 128))
     for precision in ("fp32", "bf16")
@@ -109,7 +109,7 @@ def inside(command: list[str]) -> None:
     def generator_step(*args: Any) -> Any:
         figures = update(*args)
         found["steps"] += 1
-        if found["steps"] == steps // 10:
+        if found["steps"] == max(1, steps // 10):
             found["mb_early"] = peak()
         found["mb"] = peak()  # of training, without the drawing of the last curve
         return figures
