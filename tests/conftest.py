@@ -1,11 +1,13 @@
-"""For every test: a cache of its own, and one thread, so that tests neither meet nor slow each other."""
+"""For every test a cache of its own and one thread, so that tests neither meet nor slow each other; shared fixtures."""
 
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
+from tiny import new_run, save, write_images
 
 
 def pytest_configure() -> None:
@@ -18,3 +20,14 @@ def pytest_configure() -> None:
 def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WGAN_CACHE", str(tmp_path_factory.mktemp("cache")))
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "imgs")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a convolutional generator and critic of 16x16."""
+    return save(new_run(), tmp_path_factory.mktemp("run") / "ckpt.pt")

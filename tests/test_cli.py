@@ -36,11 +36,6 @@ COMMANDS: list[tuple[str, ...]] = [(), *((name,) for name in cli.commands)]
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data") / "imgs")
-
-
-@pytest.fixture(scope="module")
 def process(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:
     """How a real `wgan train` ended, and where it ran."""
     place = tmp_path_factory.mktemp("place")

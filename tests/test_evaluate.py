@@ -226,16 +226,6 @@ def test_wasserstein_agrees_with_pot() -> None:
 # ---- The command
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data") / "imgs")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(new_run(), tmp_path_factory.mktemp("run") / "ckpt.pt")
-
-
 class Model(nn.Module):
     """Features that a test can work out: the mean and the largest value of each channel."""
 

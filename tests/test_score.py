@@ -15,22 +15,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import COMMAND, call, new_run, save, write_images
+from tiny import COMMAND, call, new_run, save
 
 from wgan_cli.score import BATCH
 
 ODD_NAMES = [b"a b.png", b"tab\there.png", b"line\nbreak.png", b"caf\xe9.png", "Zürich.png".encode(), b"-dash.png"]
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data") / "imgs")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A convolutional critic."""
-    return save(new_run(), tmp_path_factory.mktemp("run") / "ckpt.pt")
 
 
 @pytest.fixture(scope="module")

@@ -399,7 +399,8 @@ def train(
                 record = _record(state, figures, seconds)
                 history.append(record[estimate])
                 if last:
-                    record["verdict"] = judge([*curve.read(log), record]).word
+                    verdict = judge([*curve.read(log), record])
+                    record["verdict"] = verdict.word
                 write(record)
             facts = {label: statistics.median(history[-5:])} if history else {}
             console.progress("training", step, config.steps, facts, history)
@@ -423,7 +424,7 @@ def train(
                 asked.clear()
                 console.notice(f"saved at step {state.step}, as SIGUSR1 asks")
     console.notice(f"done: step {state.step}, {duration(seconds)} of training, {label} {facts[label]:.4g}")
-    console.notice(str(judge(curve.read(log))))
+    console.notice(str(verdict))
     if not curve.write(out):
         console.notice(f"no {out / 'curve.png'}: drawing it {curve.INSTALL}")
     return newest
