@@ -1,0 +1,98 @@
+"""Distances of two parallel segments against the gap between them: closed forms, and what trained networks estimate.
+
+python lines.py OUT STEPS. Arjovsky et al. 2017, example 1 and figure 1: P0 is uniform on {0} x [0, 1], Pθ on
+{θ} x [0, 1]; KL is infinite and JS log 2 wherever θ is not 0, while W is |θ|.
+
+A critic under the penalty has not slope 1 but, at its best, s = 1 + |θ| / 2λ, which maximises s|θ| - λ(s - 1)². It is a
+function of slope 1 times s, so that its estimate over s, the mean norm of its gradient between the two, is one of W.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from claims import finish, points_state
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from wgan_cli.penalty import input_gradient
+from wgan_cli.train import critic_step
+
+GAPS = np.linspace(-1, 1, 17)
+LIMIT_JS = 0.05  # of log 2, at each gap but 0: the estimate jumps, however small the gap
+LIMIT_W = 0.1  # of |θ|, at each gap but 0
+LIMIT_ZERO = 0.05  # of either estimate at gap 0
+
+
+class Segment(nn.Module):
+    """In place of a generator: latents [B, 1] to points [B, 2] on {gap} x [0, 1]."""
+
+    def __init__(self, gap: float) -> None:
+        super().__init__()
+        self.gap = gap
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return torch.cat([torch.full_like(latent, self.gap), torch.special.ndtr(latent)], dim=1)
+
+
+def estimate(variant: str, gap: float, steps: int) -> float:
+    """Of the distance between the segments, by a network trained from scratch, on 10,000 points of each."""
+    state = points_state(variant=variant, width=64, batch=256, latent=1, lr=1e-3)
+    state.generator, real = Segment(gap), Segment(0)
+    random = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        state.optimizer_critic.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
+        critic_step(state, real(torch.randn(256, 1, generator=random)))
+    x, y = real(torch.randn(10_000, 1, generator=random)), state.generator(torch.randn(10_000, 1, generator=random))
+    with torch.no_grad():
+        distance = state.config.record.distance(state.critic(x), state.critic(y)).item()
+    if variant != "gp":
+        return distance
+    between = torch.lerp(x, y, torch.rand(10_000, 1, generator=random))
+    return distance / input_gradient(state.critic, between).norm(dim=1).mean().item()
+
+
+def main(out: Path, steps: int) -> None:
+    js = np.array([estimate("gan", gap, steps) for gap in GAPS])
+    w = np.array([estimate("gp", gap, steps) for gap in GAPS])
+    apart = GAPS != 0
+    error_js = np.abs(js[apart] / math.log(2) - 1).max()
+    error_w = np.abs(w[apart] / np.abs(GAPS[apart]) - 1).max()
+    zero = max(abs(js[~apart][0]), abs(w[~apart][0]))
+
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    kl_axes, js_axes, w_axes = figure.subplots(1, 3)
+    panels = (
+        (kl_axes, "KL (nats): ∞ but at 0", None, np.where(apart, 1.0, 0.0)),
+        (js_axes, "Jensen-Shannon (nats)", js, np.where(apart, math.log(2), 0.0)),
+        (w_axes, "Wasserstein-1", w, np.abs(GAPS)),
+    )
+    for axes, title, estimated, exact in panels:
+        if axes is w_axes:
+            axes.plot(GAPS, exact, "k-", label="closed form")
+        else:
+            axes.hlines(exact[0], -1, 1, "k", label="closed form")
+            axes.plot(0, 0, "ko")
+            axes.plot(0, exact[0], "o", markerfacecolor="w", color="k")
+        if estimated is not None:
+            axes.plot(GAPS, estimated, "C3x", label="trained " + ("critic (gp)" if axes is w_axes else "discriminator"))
+        axes.set(title=title, xlabel="gap θ between the segments", ylim=(-0.08, 1.08))
+        axes.legend(fontsize="small", loc="center left" if axes is not w_axes else "upper center")
+    kl_axes.set_yticks([0, 1], ["0", "∞"])
+    passed = error_js <= LIMIT_JS and error_w <= LIMIT_W and zero <= LIMIT_ZERO
+    finish(
+        out,
+        figure,
+        "lines",
+        passed,
+        f"W off |θ| by at most {error_w:.1%} (limit {LIMIT_W:.0%}), JS off log 2 by {error_js:.1%} "
+        f"(limit {LIMIT_JS:.0%}), at θ = 0 estimates up to {zero:.3f} (limit {LIMIT_ZERO})",
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
