@@ -37,8 +37,8 @@ def main(out: Path) -> None:
         figure,
         "mlp",
         max(left["clip"], left["gp"]) <= LIMIT and last["ns"] > max(last["clip"], last["gp"]),
-        f"distance at the end ns {last['ns']:.0f}, clip {last['clip']:.0f}, gp {last['gp']:.0f} (limit: ns the largest); of "
-        f"the first, clip has {left['clip']:.0%} and gp {left['gp']:.0%} left (limit {LIMIT:.0%})",
+        f"at the end ns {last['ns']:.0f}, clip {last['clip']:.0f}, gp {last['gp']:.0f} (limit: ns the largest); "
+        f"of the first, clip has {left['clip']:.0%} and gp {left['gp']:.0%} left (limit {LIMIT:.0%})",
     )
 
 
