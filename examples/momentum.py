@@ -1,6 +1,6 @@
 """A clipped critic under RMSProp, Adam with momentum, and SGD: distance to held-out digits over the run.
 
-python momentum.py OUT reads the runs OUT/momentum-rmsprop, -adam and -sgd with what `wgan evaluate` says of each
+python momentum.py OUT reads the runs OUT/digits-clip, clip-adam and clip-sgd with what `wgan evaluate` says of each
 numbered checkpoint. Arjovsky et al. 2017, section 3: training is unstable at times under Adam with β1 > 0, which is why
 they used RMSProp.
 """
@@ -22,7 +22,7 @@ def main(out: Path) -> None:
     distance_axes, estimate_axes = figure.subplots(1, 2)
     setback, last = {}, {}
     for optimizer, label in (("rmsprop", "RMSProp"), ("adam", "Adam, β1 = 0.9"), ("sgd", "SGD")):
-        run = out / f"momentum-{optimizer}"
+        run = out / ("digits-clip" if optimizer == "rmsprop" else f"clip-{optimizer}")
         steps, distances = quality(run)
         setback[optimizer] = max(d / min(distances[: i + 1]) for i, d in enumerate(distances))
         last[optimizer] = distances[-1]

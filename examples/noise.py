@@ -1,6 +1,6 @@
 """The saturating loss on 8 Gaussians with and without instance noise that falls to zero over the run.
 
-python noise.py OUT reads the runs OUT/noise-0 and OUT/noise-1 with their numbered checkpoints. Arjovsky and Bottou
+python noise.py OUT reads the runs OUT/noise-0 and OUT/noise-0.5 with their numbered checkpoints. Arjovsky and Bottou
 2017, section 3, and Sønderby et al. 2017, section 3: noise on real and fake makes their supports overlap, so that the
 discriminator cannot be sure of itself and the generator has a gradient.
 """
@@ -26,7 +26,7 @@ def main(out: Path) -> None:
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     distance_axes, modes_axes = figure.subplots(1, 2)
     best, most = [], []
-    for run, label in (("noise-0", "without noise"), ("noise-1", "noise, falling to 0 at the end")):
+    for run, label in (("noise-0", "without noise"), ("noise-0.5", "noise of σ 0.5, falling to 0 at the end")):
         steps, distances, covered = [], [], []
         for checkpoint in sorted((out / run).glob("ckpt-*.pt")):
             points = samples(checkpoint, COUNT)
