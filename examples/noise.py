@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from claims import finish, modes_covered, samples
 from matplotlib.figure import Figure
-from wgan_cli.evaluate import sliced_wasserstein
 
 from wgan_cli.data import toy_points
+from wgan_cli.evaluate import sliced_wasserstein
 
 COUNT = 2000
 LIMIT = 2  # the best distance to the data without noise over the best with it: at least halved is a rescue
