@@ -20,13 +20,14 @@ from wgan_cli.data import Dataset, toy_points
 from wgan_cli.train import critic_step, generator_step
 
 models.HIDDEN_LAYERS = 11  # and the linear one at the end
+LR = 5e-4  # times 300 critic steps is more than the largest clip, so that weights can reach it
 LIMIT_PENALTY = 10  # the largest norm of a layer over the smallest, at most
 LIMIT_CLIPPING = 100  # the same, at least, for each clip: a factor of 1.6 a layer
 
 
 def layer_norms(width: int, steps: int, **given: object) -> list[float]:
     """Norm of the gradient with respect to each hidden layer's output, after `steps` generator steps."""
-    state = points_state(width=width, latent=2, **given)
+    state = points_state(width=width, latent=2, lr=LR, **given)
     data = Dataset(toy_points("swissroll"), "")
     torch.manual_seed(0)
     for network in (state.generator, state.critic):
