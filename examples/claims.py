@@ -70,7 +70,7 @@ def finish(out: Path, figure: Figure, name: str, passed: bool, figures: str) -> 
     """Write NAME.png, of few colours to be small, and the verdict as NAME.txt; print the verdict."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
-    Image.open(buffer).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
+    Image.open(buffer).convert("RGB").quantize(48, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
     line = f"{'PASS' if passed else 'FAIL'} {name}: {figures}"
     (out / f"{name}.txt").write_text(line + "\n")
     print(line)
