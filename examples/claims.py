@@ -35,11 +35,6 @@ def samples(checkpoint: Path, count: int) -> torch.Tensor:
     return torch.cat(list(generate(generator, latents(0, range(count), config.latent))))
 
 
-def records(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def quality(run: Path) -> tuple[list[int], list[float]]:
     """The steps of a run's numbered checkpoints and the sliced Wasserstein distances of their samples to held-out data.
 

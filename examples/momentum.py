@@ -10,8 +10,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from claims import DISTANCE, finish, quality, records
+from claims import DISTANCE, finish, quality
 from matplotlib.figure import Figure
+
+from wgan_cli.curve import read
 
 LIMIT = 1.5  # stable: at no checkpoint is the distance more than this times the least that was reached before
 # rmsprop is stable, adam is not; sgd is shown, as the paper says nothing of it
@@ -27,7 +29,7 @@ def main(out: Path) -> None:
         setback[optimizer] = max(d / min(distances[: i + 1]) for i, d in enumerate(distances))
         last[optimizer] = distances[-1]
         distance_axes.plot(steps, distances, ".-", label=label)
-        log = records(run)
+        log = read(run / "metrics.jsonl")
         estimate_axes.plot([r["step"] for r in log], [r["wasserstein"] for r in log], linewidth=0.7, label=label)
     distance_axes.set(xlabel="generator steps", ylabel=DISTANCE, ylim=(0, None))
     estimate_axes.set(xlabel="generator steps", ylabel="Wasserstein estimate")

@@ -12,8 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from claims import DISTANCE, finish, quality, records
+from claims import DISTANCE, finish, quality
 from matplotlib.figure import Figure
+
+from wgan_cli.curve import read
 
 LIMIT = 0.8  # Spearman's rank correlation of estimate and distance, at least for clip and gp, and less for ns
 
@@ -31,7 +33,7 @@ def main(out: Path) -> None:
     ):
         run = out / f"digits-{variant}"
         steps, distances = quality(run)
-        log = records(run)
+        log = read(run / "metrics.jsonl")
         # As the paper smooths its curves: the median of what was logged since the checkpoint before.
         spans = pairwise([0, *steps])
         estimates = [statistics.median(r[column] for r in log if a < r["step"] <= b) for a, b in spans]
