@@ -61,11 +61,12 @@ def modes_covered(points: NDArray[Any], name: str) -> tuple[int, float]:
     return int((within.mean(axis=0) >= COVERED / len(centres)).sum()), float(within.any(axis=1).mean())
 
 
-def finish(out: Path, figure: Figure, name: str, passed: bool, figures: str) -> None:
+def finish(out: Path, figure: Figure, name: str, passed: bool, figures: str, colours: int = 64) -> None:
     """Write NAME.png, of few colours to be small, and the verdict as NAME.txt; print the verdict."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
-    Image.open(buffer).convert("RGB").quantize(48, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
+    picture = Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    picture.save(out / f"{name}.png", optimize=True)
     line = f"{'PASS' if passed else 'FAIL'} {name}: {figures}"
     (out / f"{name}.txt").write_text(line + "\n")
     print(line)

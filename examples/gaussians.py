@@ -32,29 +32,31 @@ def near_roll(points: NDArray) -> float:
 
 def main(out: Path, sets: list[str]) -> None:
     variants = [v for v in ("gan", "ns", "clip", "gp") if (out / f"{sets[0]}-{v}").exists()]
-    figure = Figure(figsize=(2.3 * len(variants), 2.4 * len(sets)), layout="constrained")
+    figure = Figure(figsize=(2 * len(variants), 2.1 * len(sets)), layout="constrained")
     grid = figure.subplots(len(sets), len(variants), squeeze=False)
     line = torch.linspace(-2.2, 2.2, 96)
     plane = torch.cartesian_prod(line, line)
     covered: dict[str, dict[str, int]] = {v: {} for v in variants}
     texts = []
     for row, name in zip(grid, sets, strict=True):
-        real = toy_points(name)[:500]
+        real = toy_points(name)[:400]
         for axes, variant in zip(row, variants, strict=True):
             checkpoint = out / f"{name}-{variant}" / "ckpt.pt"
             points = samples(checkpoint, COUNT).numpy()
             critic, _ = load_critic(checkpoint, torch.device("cpu"))
             with torch.no_grad():
-                axes.contour(line, line, critic(plane).view(96, 96).T, 10, colors="C0", linewidths=0.5)
-            axes.plot(*real.T, ".", color="0.6", markersize=1.5)
-            axes.plot(*points[:1000].T, ".", color="C3", markersize=1)
+                axes.contour(
+                    line, line, critic(plane).view(96, 96).T, 8, colors="C0", linewidths=0.5, linestyles="solid"
+                )
+            axes.plot(*real.T, ".", color="0.6", markersize=1.2)
+            axes.plot(*points[:600].T, ".", color="C3", markersize=1)
             axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=(), yticks=(), aspect="equal")
             if name == "swissroll":
-                axes.set_title(f"{variant}: {near_roll(points):.0%} within 3σ", fontsize=8)
+                axes.set_title(f"{variant}: {near_roll(points):.0%} within 3σ", fontsize=7.5)
                 continue
             covered[variant][name], share = modes_covered(points, name)
             of = len(modes(name)[0])
-            axes.set_title(f"{variant}: {covered[variant][name]}/{of}, {share:.0%} within 3σ", fontsize=8)
+            axes.set_title(f"{variant}: {covered[variant][name]}/{of}, {share:.0%} within 3σ", fontsize=7.5)
             texts.append(f"{variant} {covered[variant][name]}/{of} ({share:.0%})")
     gaussians = [name for name in sets if name != "swissroll"]
     everywhere = {v: all(covered[v][name] == len(modes(name)[0]) for name in gaussians) for v in variants}
@@ -65,6 +67,7 @@ def main(out: Path, sets: list[str]) -> None:
         "gaussians",
         everywhere["gp"] and not everywhere["gan"],
         f"modes covered (samples within 3σ): {', '.join(texts)}; limit: all by gp, not all by gan",
+        colours=20,
     )
 
 

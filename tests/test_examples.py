@@ -47,5 +47,5 @@ def test_ends_in_a_picture_and_a_verdict_with_figures(out: Path, name: str) -> N
     with Image.open(out / f"{name}.png") as picture:
         assert picture.format == "PNG"
         assert 400 <= picture.width <= 1000
-        assert 200 <= picture.height <= 1000
+        assert 150 <= picture.height <= 1000
     assert (out / f"{name}.png").stat().st_size < 60_000
