@@ -391,3 +391,13 @@ def test_data_that_was_trained_on_is_told(images: Path, tmp_path: Path) -> None:
     done = call("evaluate", tmp_path, "--data", other, "--train", images)
     assert (done.code, done.err) == (0, "")
     assert "is not what" in call("evaluate", tmp_path, "--data", other, "--train", other).err
+
+
+def test_of_the_data_that_it_was_trained_on_only_the_held_out_part_is_taken(images: Path, tmp_path: Path) -> None:
+    words = "--size 16 --width 4 --batch 4 --steps 1 --holdout 0.5".split()
+    assert call("train", "--data", images, *words, "-o", tmp_path).code == 0
+    done = call("evaluate", tmp_path, "--data", images, "--train", images, "--json", "-n", "8")
+    assert done.code == 0 and "the 16 of it that were held out" in done.err
+    records = {record["figure"]: record for record in map(json.loads, done.out.splitlines())}
+    assert records["swd_16"]["data_count"] == records["train_distance"]["train_count"] == 16
+    assert records["train_distance"]["data"] > 0  # no held-out image is among those trained on

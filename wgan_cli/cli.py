@@ -596,6 +596,7 @@ def evaluate(
 
     Compare N samples with N held-out images, and beside that N other held-out images with the same ones: the
     column `data` is what a perfect generator would reach. Figures of another N or other data are not comparable.
+    Where --data is what it was trained on, only what --holdout kept from training is taken of it.
 
     Images are prepared as in training. The model in --features gets float32 [64, C, H, W] in [-1, 1], grey
     repeated to 3 channels, and returns one tensor [64, ...]; with Inception frechet_distance is FID and
@@ -616,8 +617,16 @@ def evaluate(
     held, *others = (prepare(source, replace(config, batch=1), skip_bad, console) for source in sources)
     seen = load(checkpoint)[0]["data"]["fingerprint"]
     if config.size and held.fingerprint == seen:
-        console.notice("--data is what it was trained on: copies of it would pass for perfect; hold other images out")
-    if others and others[0].fingerprint != seen:
+        _, part = held.split(config.holdout, config.batch, config.seed)
+        held = part or held
+        console.notice(
+            f"--data is what it was trained on: compared with the {len(part)} of it that were held out"
+            if part
+            else "--data is what it was trained on: copies of it would pass for perfect; hold other images out"
+        )
+    if others and others[0].fingerprint == seen:
+        others[0], _ = others[0].split(config.holdout, config.batch, config.seed)
+    elif others:
         console.notice("--train is not what this checkpoint was trained on")
     if not as_json:
         click.echo(f"{'figure':20} {'samples':>10} {'data':>10}  protocol")

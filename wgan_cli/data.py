@@ -724,6 +724,10 @@ class Dataset:
             self._announce(self._index(number + 1, size, seed), rows[0].nbytes)
         return to_unit(rows) if rows.dtype == torch.uint8 else rows
 
+    def at(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        """A copy of these rows of this part, as they are stored."""
+        return np.take(self.rows, places if self.chosen is None else self.chosen[places], axis=0)
+
     def _index(self, number: int, size: int, seed: int) -> NDArray[np.int64]:
         epoch, place = divmod(number, len(self) // size)
         index = _permutation(seed, epoch, len(self))[place * size : (place + 1) * size]

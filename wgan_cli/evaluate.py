@@ -61,7 +61,7 @@ def evaluate(
     flatten: Callable[[Tensor], Tensor] = partial(torch.flatten, start_dim=1)
     embed, digest = load_features(features, next(generator.parameters()).device) if features else (flatten, "")
     rows = np.random.default_rng([seed, 2]).permutation(len(data))[: 2 * count]
-    real, other = _unit(data.rows[rows[:count]]), _unit(data.rows[rows[count:]])
+    real, other = _unit(data.at(rows[:count])), _unit(data.at(rows[count:]))
     chunks = generate(generator, latents(seed, range(count), config.latent))
     images = [torch.cat([_unit(to_output(chunk)) for chunk in chunks]), other, real]
     vectors = [flatten(x) for x in images]
@@ -114,7 +114,7 @@ def _unit(rows: NDArray[Any]) -> Tensor:
 def _all_rows(data: Dataset, flip: bool) -> Iterator[Tensor]:
     """Chunk by chunk, and mirrored ones too where these were trained on."""
     for start in range(0, len(data), 4 * CHUNK):
-        rows = _unit(data.rows[start : start + 4 * CHUNK].copy())
+        rows = _unit(data.at(np.arange(start, min(start + 4 * CHUNK, len(data)))))
         yield torch.cat([rows, rows.flip(-1)]) if flip else rows
 
 
