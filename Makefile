@@ -9,7 +9,7 @@ DEMO := demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint verdicts stress fuzz test-kernels mutate-kernels test-cuda-build test-gpu bench clean
+.PHONY: help demo test lint verdicts stress fuzz test-kernels mutate-kernels test-cuda-build test-gpu bench recipe clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ bench: $(INSTALLED) ## steps, whole runs, loading, commands, ops; WGAN_TORCHVISI
 	$(BIN)/python tests/bench/load.py
 	$(BIN)/python tests/bench/commands.py
 	$(BIN)/python tests/bench/ops.py
+
+recipe: $(INSTALLED) ## how soon each preset reaches good digits, and `fast` with one setting changed (an hour and a half)
+	$(BIN)/python tests/bench/recipe.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(CUDA_VENV) $(DEMO) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
