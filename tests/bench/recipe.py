@@ -62,12 +62,11 @@ def main() -> None:
 
 def run(place: Path, words: list[str], seed: int, asked: argparse.Namespace) -> dict[str, Any]:
     out = place / "run"
-    data = ("--data", asked.data)
-    holdout = ("--holdout", "0.2")
+    data = ("--data", asked.data, "--holdout", 0.2)
     every = 20 if "paper" in words else 200  # steps, some seconds of either
     limit = ("--steps", 10**6, "--time-limit", f"{asked.seconds}s", "--keep", 10**6, "--log-every", every)
-    limit += ("--save-every", every)
-    wgan("train", *data, *holdout, *limit, "--seed", seed, "--force", "-q", "-o", out, *words, code=75)
+    told = ("--save-every", every, "--seed", seed, "--force", "-q", "-o", out, *words)
+    wgan("train", *data, *limit, *told, code=75)
     seconds = {record["step"]: record["seconds"] for record in read(out / "metrics.jsonl")}
     checkpoints = sorted(out.glob("ckpt-*.pt"))
     first = bisect_left(checkpoints, True, key=lambda c: distances(c, asked)["distance"] <= asked.goal)  # if they fall
