@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from io import BytesIO
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,20 @@ def samples(checkpoint: Path, count: int) -> torch.Tensor:
     return torch.cat(list(generate(generator, latents(0, range(count), config.latent))))
 
 
-def quality(run: Path) -> tuple[list[int], list[float]]:
-    """The steps of a run's numbered checkpoints and the sliced Wasserstein distances of their samples to held-out data.
+def quality(run: Path) -> tuple[list[int], list[float], float]:
+    """The steps of a run's numbered checkpoints, the distances of their samples to held-out data, and those data's own.
 
-    The mean over the levels of the pyramid, from what `wgan evaluate --json` wrote beside each checkpoint.
+    Sliced Wasserstein distances, the mean over the levels of the pyramid, from what `wgan evaluate --json` wrote beside
+    each checkpoint.
     """
-    files = sorted(run.glob("ckpt-*.jsonl"))
-    levels = [[r["samples"] for r in map(json.loads, f.open()) if r["figure"].startswith("swd_")] for f in files]
-    return [int(f.stem.removeprefix("ckpt-")) for f in files], [float(np.mean(row)) for row in levels]
+    steps, distances, floor = [], [], 0.0
+    for checkpoint in sorted(run.glob("ckpt-*.pt")):
+        figures = [json.loads(line) for line in checkpoint.with_suffix(".jsonl").open()]
+        levels = [figure for figure in figures if figure["figure"].startswith("swd_")]
+        steps.append(int(checkpoint.stem.removeprefix("ckpt-")))
+        distances.append(mean(figure["samples"] for figure in levels))
+        floor = mean(figure["data"] for figure in levels)
+    return steps, distances, floor
 
 
 def modes(name: str) -> tuple[NDArray[np.float64], float]:
@@ -61,12 +68,11 @@ def modes_covered(points: NDArray[Any], name: str) -> tuple[int, float]:
     return int((within.mean(axis=0) >= COVERED / len(centres)).sum()), float(within.any(axis=1).mean())
 
 
-def finish(out: Path, figure: Figure, name: str, passed: bool, figures: str, colours: int = 64) -> None:
-    """Write NAME.png, of few colours to be small, and the verdict as NAME.txt; print the verdict."""
+def finish(out: Path, figure: Figure, name: str, passed: bool, summary: str, colours: int = 64) -> None:
+    """Write NAME.png, of few colours to be small, and the verdict with the figures it was judged by as NAME.txt."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
     picture = Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     picture.save(out / f"{name}.png", optimize=True)
-    line = f"{'PASS' if passed else 'FAIL'} {name}: {figures}"
+    line = f"{'PASS' if passed else 'FAIL'} {name}: {summary}"
     (out / f"{name}.txt").write_text(line + "\n")
-    print(line)

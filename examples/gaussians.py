@@ -1,7 +1,8 @@
 """Samples and the critic's contours of each variant on each toy set; modes covered, and samples near the data.
 
-python gaussians.py OUT SET... reads the runs OUT/SET-VARIANT. Gulrajani et al. 2017, section 4.1 and figure 1a; that
-the minimax game drops modes: Goodfellow 2016, section 5.1.1.
+python gaussians.py OUT SET... reads the runs OUT/SET-VARIANT. Sets of Gulrajani et al. 2017, section 3.1 and
+figure 1a, whose critics are trained against a fixed generator, where these are at the end of their game; dropped modes:
+Goodfellow 2016, section 5.1.1.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from wgan_cli.checkpoint import load_critic
 from wgan_cli.data import toy_points
 
 COUNT = 2500
-# gp covers every mode of both sets of Gaussians, and gan does not: the claim as it stands, with no number to choose
+VARIANTS = ("gan", "ns", "clip", "gp")
+# gp covers every mode of both sets of Gaussians, and gan does not; what covers a mode is in claims.py
 
 
 def near_roll(points: NDArray) -> float:
@@ -31,16 +33,15 @@ def near_roll(points: NDArray) -> float:
 
 
 def main(out: Path, sets: list[str]) -> None:
-    variants = [v for v in ("gan", "ns", "clip", "gp") if (out / f"{sets[0]}-{v}").exists()]
-    figure = Figure(figsize=(2 * len(variants), 2.1 * len(sets)), layout="constrained")
-    grid = figure.subplots(len(sets), len(variants), squeeze=False)
+    figure = Figure(figsize=(2 * len(VARIANTS), 2.1 * len(sets)), layout="constrained")
+    grid = figure.subplots(len(sets), len(VARIANTS), squeeze=False)
     line = torch.linspace(-2.2, 2.2, 96)
     plane = torch.cartesian_prod(line, line)
-    covered: dict[str, dict[str, int]] = {v: {} for v in variants}
+    covered: dict[str, dict[str, int]] = {v: {} for v in VARIANTS}
     texts = []
     for row, name in zip(grid, sets, strict=True):
         real = toy_points(name)[:400]
-        for axes, variant in zip(row, variants, strict=True):
+        for axes, variant in zip(row, VARIANTS, strict=True):
             checkpoint = out / f"{name}-{variant}" / "ckpt.pt"
             points = samples(checkpoint, COUNT).numpy()
             critic, _ = load_critic(checkpoint, torch.device("cpu"))
@@ -52,14 +53,16 @@ def main(out: Path, sets: list[str]) -> None:
             axes.plot(*points[:600].T, ".", color="C3", markersize=1)
             axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=(), yticks=(), aspect="equal")
             if name == "swissroll":
-                axes.set_title(f"{variant}: {near_roll(points):.0%} within 3σ", fontsize=7.5)
+                share = near_roll(points)
+                axes.set_title(f"{variant}: {share:.0%} within 3σ", fontsize=7.5)
+                texts.append(f"{variant} {name} ({share:.0%})")
                 continue
             covered[variant][name], share = modes_covered(points, name)
             of = len(modes(name)[0])
             axes.set_title(f"{variant}: {covered[variant][name]}/{of}, {share:.0%} within 3σ", fontsize=7.5)
             texts.append(f"{variant} {covered[variant][name]}/{of} ({share:.0%})")
     gaussians = [name for name in sets if name != "swissroll"]
-    everywhere = {v: all(covered[v][name] == len(modes(name)[0]) for name in gaussians) for v in variants}
+    everywhere = {v: all(covered[v][name] == len(modes(name)[0]) for name in gaussians) for v in VARIANTS}
     figure.suptitle("samples (red), data (grey), level lines of the critic", fontsize=10)
     finish(
         out,

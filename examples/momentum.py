@@ -1,8 +1,8 @@
 """A clipped critic under RMSProp, Adam with momentum, and SGD: distance to held-out digits over the run.
 
 python momentum.py OUT reads the runs OUT/digits-clip, clip-adam and clip-sgd with what `wgan evaluate` says of each
-numbered checkpoint. Arjovsky et al. 2017, section 3: training is unstable at times under Adam with β1 > 0, which is why
-they used RMSProp.
+numbered checkpoint. Arjovsky et al. 2017, end of section 4.2: training is unstable at times under Adam with β1 > 0 on
+the critic, which is why they used RMSProp. Here the generator has the same optimizer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ def main(out: Path) -> None:
     setback, last = {}, {}
     for optimizer, label in (("rmsprop", "RMSProp"), ("adam", "Adam, β1 = 0.9"), ("sgd", "SGD")):
         run = out / ("digits-clip" if optimizer == "rmsprop" else f"clip-{optimizer}")
-        steps, distances = quality(run)
+        steps, distances, floor = quality(run)
         setback[optimizer] = max(d / min(distances[: i + 1]) for i, d in enumerate(distances))
         last[optimizer] = distances[-1]
         distance_axes.plot(steps, distances, ".-", label=label)
-        log = read(run / "metrics.jsonl")
+        log = [r for r in read(run / "metrics.jsonl") if "wasserstein" in r]
         estimate_axes.plot([r["step"] for r in log], [r["wasserstein"] for r in log], linewidth=0.7, label=label)
+    distance_axes.axhline(floor, color="0.6", linestyle=":", label="data")
     distance_axes.set(xlabel="generator steps", ylabel=DISTANCE, ylim=(0, None))
     estimate_axes.set(xlabel="generator steps", ylabel="Wasserstein estimate")
     distance_axes.legend(fontsize="small")

@@ -7,6 +7,7 @@ discriminator cannot be sure of itself and the generator has a gradient.
 
 from __future__ import annotations
 
+import statistics
 import sys
 from pathlib import Path
 
@@ -18,14 +19,14 @@ from wgan_cli.data import toy_points
 from wgan_cli.evaluate import sliced_wasserstein
 
 COUNT = 2000
-LIMIT = 2  # the best distance to the data without noise over the best with it: at least halved is a rescue
+LIMIT = 2  # the distance to the data without noise over that with it, medians of the run: at least halved is a rescue
 
 
 def main(out: Path) -> None:
     real = torch.from_numpy(toy_points("8gaussians")[:COUNT])
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     distance_axes, modes_axes = figure.subplots(1, 2)
-    best, most = [], []
+    median, most = [], []
     for run, label in (("noise-0", "without noise"), ("noise-0.5", "noise of σ 0.5, falling to 0 at the end")):
         steps, distances, covered = [], [], []
         for checkpoint in sorted((out / run).glob("ckpt-*.pt")):
@@ -35,7 +36,7 @@ def main(out: Path) -> None:
             covered.append(modes_covered(points.numpy(), "8gaussians")[0])
         distance_axes.semilogy(steps, distances, ".-", label=label)
         modes_axes.plot(steps, covered, ".-", label=label)
-        best.append(min(distances))
+        median.append(statistics.median(distances))
         most.append(max(covered))
     distance_axes.set(xlabel="generator steps", ylabel="sliced Wasserstein distance\nof samples to data")
     modes_axes.set(xlabel="generator steps", ylabel="modes covered", ylim=(-0.3, 8.3))
@@ -44,9 +45,10 @@ def main(out: Path) -> None:
         out,
         figure,
         "noise",
-        best[0] >= LIMIT * best[1],
-        f"noise brings the best distance to the data from {best[0]:.3g} to {best[1]:.3g}, {best[0] / best[1]:.2g}x "
-        f"less (limit {LIMIT}x), and the most modes covered from {most[0]} to {most[1]} of 8",
+        median[0] >= LIMIT * median[1],
+        f"noise brings the median distance to the data from {median[0]:.3g} to {median[1]:.3g}, "
+        f"{median[0] / median[1]:.2g}x less (limit {LIMIT}x), and the most modes covered from {most[0]} to "
+        f"{most[1]} of 8",
     )
 
 

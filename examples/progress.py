@@ -32,8 +32,8 @@ def main(out: Path) -> None:
         figure.subplots(1, 3), {"clip": "wasserstein", "gp": "wasserstein", "ns": "js"}.items(), strict=True
     ):
         run = out / f"digits-{variant}"
-        steps, distances = quality(run)
-        log = read(run / "metrics.jsonl")
+        steps, distances, floor = quality(run)
+        log = [r for r in read(run / "metrics.jsonl") if column in r]
         # As the paper smooths its curves: the median of what was logged since the checkpoint before.
         spans = pairwise([0, *steps])
         estimates = [statistics.median(r[column] for r in log if a < r["step"] <= b) for a, b in spans]
@@ -45,6 +45,7 @@ def main(out: Path) -> None:
         axes.set_ylim(min(0, *estimates), 1.2 * max(estimates))
         other = axes.twinx()
         other.plot(steps, distances, "C3.--")
+        other.axhline(floor, color="C3", linestyle=":", linewidth=0.8)
         other.set_ylabel(DISTANCE, color="C3")
         other.set_ylim(0, 1.2 * max(distances))
     finish(

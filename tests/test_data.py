@@ -270,7 +270,7 @@ def test_idx_files_plain_and_gzipped(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(prepare(tmp_path / name, 28, 1).rows[..., 0], images)
 
 
-# ---- Toy sets (Gulrajani et al. 2017, section 4.1)
+# ---- Toy sets (Gulrajani et al. 2017, section 3.1)
 
 
 def nearest(points: NDArray[np.float32], centres: list[tuple[float, float]]) -> tuple[NDArray[Any], NDArray[Any]]:

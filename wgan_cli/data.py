@@ -650,7 +650,7 @@ def _fit_array(image: Pixels, size: int, channels: int, fit: str) -> Pixels:
     return np.concatenate(layers, axis=2)
 
 
-# ---- Toy sets (Gulrajani et al. 2017, section 4.1; sizes and scales of the authors' code)
+# ---- Toy sets (Gulrajani et al. 2017, section 3.1; sizes and scales of the authors' code)
 
 
 def toy_points(name: str) -> NDArray[np.float32]:
