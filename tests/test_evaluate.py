@@ -17,6 +17,7 @@ import torch
 from tiny import call, new_run, save, wgan, write_images
 from torch import Tensor, nn
 
+from wgan_cli import checkpoint as checkpoints
 from wgan_cli import evaluate
 
 needs_scipy = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="no scipy: pip install scipy")
@@ -401,3 +402,12 @@ def test_of_the_data_that_it_was_trained_on_only_the_held_out_part_is_taken(imag
     records = {record["figure"]: record for record in map(json.loads, done.out.splitlines())}
     assert records["swd_16"]["data_count"] == records["train_distance"]["train_count"] == 16
     assert records["train_distance"]["data"] > 0  # no held-out image is among those trained on
+    names = {records["swd_16"]["data_fingerprint"], records["train_distance"]["train_fingerprint"]}
+    assert len(names) == 2 and checkpoints.load(tmp_path / "ckpt.pt")[0]["data"]["fingerprint"] not in names
+
+
+def test_errors_name_the_flag(checkpoint: Path, images: Path) -> None:
+    done = call("evaluate", checkpoint, "--data", images, "--train", "nowhere")
+    assert done.code == 2 and "--train nowhere: no such" in done.err
+    done = call("evaluate", checkpoint, "--data", "-", "--train", "-")
+    assert done.code == 2 and "one list" in done.err

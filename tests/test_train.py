@@ -22,7 +22,7 @@ from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.data import Dataset
 from wgan_cli.sample import grid, latents, write_samples
-from wgan_cli.train import State, _stop_signals, critic_step, generator_step, new_state, train
+from wgan_cli.train import State, _save, _stop_signals, critic_step, generator_step, new_state, train
 from wgan_cli.variants import VARIANTS
 
 CPU = torch.device("cpu")
@@ -395,6 +395,15 @@ def test_log_save_sample_and_keep_count_steps(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.glob("ckpt*")) == ["ckpt-000006.pt", "ckpt-000007.pt", "ckpt.pt"]
     assert (tmp_path / "ckpt-000007.pt").read_bytes() == (tmp_path / "ckpt.pt").read_bytes()
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_keep_goes_by_the_number_and_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    state = new_state(settings(keep=1), CPU)
+    (tmp_path / "ckpt-best.pt").write_bytes(b"a person's")
+    for state.step in (999_999, 1_000_000):
+        _save(tmp_path, state, images())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt-1000000.pt", "ckpt-best.pt", "ckpt.pt"]
+    assert checkpoint.load(tmp_path / "ckpt.pt")[0]["step"] == 1_000_000
 
 
 def test_the_sample_grid_is_what_sample_draws_with_the_runs_seed(tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ RUNS = {
 }
 LONG = {
     "improving": "--width 16 --batch 32 --lr 1e-3 --n-critic 5 --steps 400",
-    "converged": "--width 16 --batch 32 --lr 1e-3 --n-critic 5 --steps 1500",
+    "converged": "--width 4 --batch 32 --lr 4e-3 --n-critic 5 --steps 3000",
     "critic-overfits": "--width 16 --batch 32 --lr 1e-3 --n-critic 5 --steps 1500",  # of 1,000 digits
     "critic-too-weak": "--width 2 --batch 32 --lr 1e-3 --n-critic 1 --steps 2000",
     "collapsed": "--variant gan --width 8 --batch 32 --steps 2000",

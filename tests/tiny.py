@@ -20,7 +20,7 @@ from wgan_cli.data import Dataset
 from wgan_cli.train import State, new_state, save_state
 
 SETTINGS = ("--width", "4", "--batch", "8", "--steps", "4", "--ema", "0.9", "--log-every", "1")
-COMMAND = [sys.executable, "-m", "wgan_cli"]
+COMMAND = [str(Path(sys.executable).with_name("wgan"))]  # the installed one
 
 
 class Ended(NamedTuple):

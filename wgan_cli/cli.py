@@ -611,18 +611,21 @@ def evaluate(
     console = Console(quiet=quiet, verbose=verbose)
     if features and not config.size:
         raise UsageError("--features is for images, and this checkpoint draws points")
-    sources = [open_source(name, sys.stdin.buffer, null) for name in (data, trained) if name]
+    if data == trained == "-":
+        raise UsageError("--data -, --train -: standard input is one list; give the other by its name")
+    named = {"--data": data, "--train": trained}
+    sources = [open_source(name, sys.stdin.buffer, null, flag) for flag, name in named.items() if name]
     if any(bool(source.toy) == bool(config.size) for source in sources):
         raise UsageError(f"this checkpoint draws {'images' if config.size else 'points'}; compare like with like")
     held, *others = (prepare(source, replace(config, batch=1), skip_bad, console) for source in sources)
     seen = load(checkpoint)[0]["data"]["fingerprint"]
-    if config.size and held.fingerprint == seen:
+    if held.fingerprint == seen:
         _, part = held.split(config.holdout, config.batch, config.seed)
         held = part or held
         console.notice(
             f"--data is what it was trained on: compared with the {len(part)} of it that were held out"
             if part
-            else "--data is what it was trained on: copies of it would pass for perfect; hold other images out"
+            else "--data is what it was trained on: copies of it would pass for perfect; hold images out"
         )
     if others and others[0].fingerprint == seen:
         others[0], _ = others[0].split(config.holdout, config.batch, config.seed)

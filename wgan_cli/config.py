@@ -166,8 +166,8 @@ def resolve(
 
     given: the settings that the user chose. facts: those that follow from the data, unless chosen.
     native_precision: what `auto` means on this machine.
-    Precedence: given, the preset, then the variant's paper, the architecture, the optimizer, the data, TrainConfig's
-    defaults; but an architecture without batch norm overrules a paper that used one.
+    Precedence: given, the data (of points architecture and latent too), the preset, the architecture, the variant's
+    paper, the optimizer, TrainConfig's defaults.
     Raises UsageError for a setting that the variant or the optimizer does not use.
     """
     if given.get("size") == 0:

@@ -79,12 +79,18 @@ class BadFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """What `--data` names. `key` changes when a file's name, size or time does."""
+    """What `--data` or another flag names. `key` changes when a file's name, size or time does."""
 
     name: str
     items: Sequence[Item] = ()  # images, unless it is an array or a toy set
     array: Path | None = None
     key: str = ""
+    flag: str = "--data"
+
+    @property
+    def told(self) -> str:
+        """What errors begin with."""
+        return f"{self.flag} {printable(self.name)}"
 
     @property
     def toy(self) -> str | None:
@@ -94,31 +100,31 @@ class Source:
 # ---- Listing
 
 
-def open_source(data: str, listed: BinaryIO, null: bool = False) -> Source:
+def open_source(data: str, listed: BinaryIO, null: bool = False, flag: str = "--data") -> Source:
     """List what `data` names, without reading a pixel; `listed` is where `-` reads its paths from.
 
     Raises UsageError if there is no such thing, DataError if there is no image in it.
     """
     if data.startswith("toy:"):
         if data.removeprefix("toy:") not in TOYS:
-            raise UsageError(f"--data {data}: choose one of {', '.join('toy:' + name for name in TOYS)}")
-        return Source(data)
+            raise UsageError(f"{flag} {data}: choose one of {', '.join('toy:' + name for name in TOYS)}")
+        return Source(data, flag=flag)
     path = Path(data)
     if data != "-" and not path.exists():
-        raise UsageError(f"--data {printable(data)}: no such file or folder")
+        raise UsageError(f"{flag} {printable(data)}: no such file or folder")
     is_file = data != "-" and path.is_file()  # a file may well be called `-`
     if is_file and (path.suffix.lower() in (".npy", ".npz") or _is_idx(path)):
-        return Source(data, array=path, key=_digest([_stamp(path)]))
+        return Source(data, array=path, key=_digest([_stamp(path)]), flag=flag)
     if is_file and path.suffix.lower() not in (".zip", *IMAGE_SUFFIXES):
         raise DataError(
-            f"--data {printable(data)}: not a folder, a .zip, an .npy or .npz array, an idx file or an image"
+            f"{flag} {printable(data)}: not a folder, a .zip, an .npy or .npz array, an idx file or an image"
         )
     items = find_images(read_paths(listed, null) if data == "-" else [data])
     if not items:
         where = "standard input" if data == "-" else printable(data)
-        raise DataError(f"--data {where}: no images there; looked for {' '.join(IMAGE_SUFFIXES)}")
+        raise DataError(f"{flag} {where}: no images there; looked for {' '.join(IMAGE_SUFFIXES)}")
     stamps = lru_cache(maxsize=1)(_stamp)  # a zip's entries stand together
-    return Source(data, items=items, key=_digest([stamps(item.path), item.member] for item in items))
+    return Source(data, items=items, key=_digest([stamps(item.path), item.member] for item in items), flag=flag)
 
 
 def read_paths(listed: BinaryIO, null: bool) -> list[str]:
@@ -385,7 +391,7 @@ def _look_at_images(source: Source, console: Console) -> tuple[dict[str, int], b
         console.progress("looking at images", done, len(source.items))
     if not seen:
         _show_bad(bad, console.error, console.row, console.verbose)
-        raise DataError(f"--data {printable(source.name)}: none of its {len(source.items)} files can be read")
+        raise DataError(f"{source.told}: none of its {len(source.items)} files can be read")
     channels = Counter(channels for _, channels in seen).most_common(1)[0][0]
     facts = {"size": auto_size(statistics.median(side for side, _ in seen)), "channels": channels}
     return facts, all(entry.lasts for entry in bad)
@@ -416,7 +422,7 @@ def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Consol
     if bad and not skip_bad:
         _show_bad(bad, console.error, console.row, console.verbose)
         raise DataError(
-            f"--data {printable(source.name)}: {len(bad)} of {len(bad) + facts['count']} files cannot be read; "
+            f"{source.told}: {len(bad)} of {len(bad) + facts['count']} files cannot be read; "
             "mend them, or leave them out with --skip-bad"
         )
     if bad:
@@ -431,9 +437,7 @@ def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Consol
 def _check_count(source: Source, count: int, batch: int) -> None:
     if count < batch:
         what, advice = ("points", "") if source.toy else ("images", "add images or ")
-        raise DataError(
-            f"--data {printable(source.name)}: {count} {what}, fewer than --batch {batch}; {advice}take a smaller batch"
-        )
+        raise DataError(f"{source.told}: {count} {what}, fewer than --batch {batch}; {advice}take a smaller batch")
 
 
 def _note(path: Path) -> dict[str, Any] | None:
@@ -545,7 +549,7 @@ def _open_array(path: Path) -> Iterator[tuple[IO[bytes], np.dtype[Any], tuple[in
     except WganError:
         raise
     except Exception as error:  # readers of archives raise nearly everything on broken input
-        raise DataError(f"--data {printable(str(path))}: {printable(str(error)) or type(error).__name__}") from None
+        raise DataError(f"{printable(str(path))}: {printable(str(error)) or type(error).__name__}") from None
 
 
 def _npy_header(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -634,9 +638,7 @@ def _float_scale(path: Path) -> tuple[float, float]:
     for records in _array_records(path):
         lowest, highest = np.minimum(lowest, records.min()), np.maximum(highest, records.max())  # keeps NaN
     if not (lowest >= -1 and highest <= 1):
-        raise DataError(
-            f"--data {printable(str(path))}: floats from {lowest:g} to {highest:g}; takes [0, 1] or [-1, 1]"
-        )
+        raise DataError(f"{printable(str(path))}: floats from {lowest:g} to {highest:g}; takes [0, 1] or [-1, 1]")
     return (255.0, 0.0) if lowest >= 0 else (127.5, 127.5)
 
 
@@ -702,7 +704,7 @@ class Dataset:
         return len(self.rows if self.chosen is None else self.chosen)
 
     def split(self, fraction: float, batch: int, seed: int) -> tuple[Dataset, Dataset | None]:
-        """(rows to train on, rows held out), which follow from the seed and the number of rows alone.
+        """(rows to train on, rows held out), of which the seed says which, and fraction and batch how many.
 
         At least a batch is held out; nothing where there are less than five batches in all.
         """
@@ -710,7 +712,11 @@ class Dataset:
             return self, None
         held = max(batch, round(fraction * len(self)))
         order = np.random.default_rng([seed, 0, 1]).permutation(len(self))  # unlike that of any epoch
-        return replace(self, chosen=order[held:]), replace(self, chosen=order[:held])
+        kept, heldout = (
+            replace(self, chosen=part, fingerprint=_digest([self.fingerprint, part.tolist()])[:16])
+            for part in (order[held:], order[:held])
+        )
+        return kept, heldout
 
     def batch(self, number: int, size: int, seed: int, device: torch.device) -> Tensor:
         """Batch `number` since the start of training, [B, *shape] float32, images in [-1, 1].

@@ -54,9 +54,10 @@ def evaluate(
     if count is None:
         count = min(COUNT, len(data) // 2)
     if count <= K or 2 * count > len(data):
+        of_them = "" if data.chosen is None else " that were held out"
         raise DataError(
-            f"--data holds {len(data)}, too few for N {count}: it takes 2N, half to compare with and half to show what "
-            f"data give, and N must be {K + 1} or more"
+            f"--data holds {len(data)}{of_them}, too few for N {count}: it takes 2N, half to compare with and half to "
+            f"show what data give, and N must be {K + 1} or more"
         )
     flatten: Callable[[Tensor], Tensor] = partial(torch.flatten, start_dim=1)
     embed, digest = load_features(features, next(generator.parameters()).device) if features else (flatten, "")

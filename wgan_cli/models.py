@@ -1,4 +1,4 @@
-"""Generators and critics: fully connected, and DCGAN (Radford et al. 2016) for any size from 14 to 256.
+"""Generators and critics: fully connected, and DCGAN (Radford et al. 2016) up to 256 pixels.
 
 A generator maps latents [B, latent] to samples [B, *shape], images in [-1, 1]; a critic maps samples to
 scores [B], read as logits by the variants with a discriminator.

@@ -53,6 +53,7 @@ def _piecewise_linear_gradient(layers: Sequence[nn.Module], points: Tensor) -> T
     with torch.no_grad():
         for layer in layers:
             values.append(layer(values[-1]))
+    torch.clear_autocast_cache()  # of weights cast without gradients, which some torch would take again below
     gradient = torch.ones_like(values[-1])
     for layer, before, after in zip(reversed(layers), values[-2::-1], values[:0:-1], strict=True):
         if isinstance(layer, nn.Linear):

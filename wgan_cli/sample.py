@@ -91,7 +91,7 @@ def write_samples(
     """
     chunks = (to_output(chunk) for chunk in generate(generator, rows, first))
     path = Path(out)
-    if names_folder(out):
+    if stdout is None and names_folder(out):
         index = first
         for chunk in chunks:
             if chunk.ndim == 2:

@@ -22,7 +22,7 @@ def score_images(
 ) -> Iterator[tuple[str, np.float32 | BadFile]]:
     """(name, score) of each item in order, images prepared as in training; BadFile for one that cannot be read.
 
-    Decoding goes on in threads while the critic runs. Raises UsageError for a critic of points.
+    Decoding goes on in processes while the critic runs. Raises UsageError for a critic of points.
     """
     if not config.size:
         raise UsageError("this checkpoint was trained on a toy set of points, so its critic cannot score images")

@@ -56,7 +56,7 @@ class State:
     batches: int = 0  # of real data taken
 
 
-# ---- One step. Nothing here waits for the device: figures stay tensors until they are logged.
+# ---- One step. The two updates never wait for the device: figures stay tensors until they are logged.
 
 
 def critic_step(state: State, real: Tensor) -> dict[str, Tensor]:
@@ -387,7 +387,7 @@ def train(
             logs = last or step % config.log_every == 0
             if last or (logs and step % max(1, COMPARE_EVERY // config.n_critic) < config.log_every):
                 figures |= compare(state, training, heldout)  # before the generator's step, as the rest
-            figures |= generator_step(state)
+            figures |= generator_step(state)  # in place: these are the last in `unchecked` too
             seconds = before + time.monotonic() - began
             late = time_limit is not None and time.monotonic() - began >= time_limit
             ends = last or bool(stopped) or late
@@ -420,7 +420,7 @@ def train(
             if ends and not last:
                 reason = _signal_reason(stopped[0]) if stopped else ("the time limit", TIME_LIMIT_CODE)
                 raise _stopped(state, newest, *reason)
-            if asked:
+            if asked and saves:  # it may have come since
                 asked.clear()
                 console.notice(f"saved at step {state.step}, as SIGUSR1 asks")
     console.notice(f"done: step {state.step}, {duration(seconds)} of training, {label} {facts[label]:.4g}")
@@ -542,8 +542,9 @@ def _save(out: Path, state: State, dataset: Dataset) -> None:
     path = out / f"ckpt-{state.step:06}.pt" if keep else newest
     save_state(path, state, dataset)
     if keep:
-        for old in sorted(out.glob("ckpt-*.pt"))[:-keep]:
-            old.unlink()
+        numbered = {int(m[1]): file for file in out.iterdir() if (m := re.fullmatch(r"ckpt-(\d+)\.pt", file.name))}
+        for step in sorted(numbered)[:-keep]:
+            numbered[step].unlink()
         link(path, newest)
 
 
