@@ -604,7 +604,7 @@ def evaluate(
     """
     from .checkpoint import load, load_generator
     from .data import open_source, prepare
-    from .evaluate import evaluate
+    from .evaluate import evaluate, parts
     from .models import pick_device
 
     generator, config = load_generator(checkpoint, pick_device(device))
@@ -618,24 +618,11 @@ def evaluate(
     if any(bool(source.toy) == bool(config.size) for source in sources):
         raise UsageError(f"this checkpoint draws {'images' if config.size else 'points'}; compare like with like")
     held, *others = (prepare(source, replace(config, batch=1), skip_bad, console) for source in sources)
-    seen = load(checkpoint)[0]["data"]["fingerprint"]
-    if held.fingerprint == seen:
-        _, part = held.split(config.holdout, config.batch, config.seed)
-        held = part or held
-        console.notice(
-            f"--data is what it was trained on: compared with the {len(part)} of it that were held out"
-            if part
-            else "--data is what it was trained on: copies of it would pass for perfect; hold images out"
-        )
-    if others and others[0].fingerprint == seen:
-        others[0], _ = others[0].split(config.holdout, config.batch, config.seed)
-    elif others:
-        console.notice("--train is not what this checkpoint was trained on")
+    fingerprint = load(checkpoint)[0]["data"]["fingerprint"]
+    held, seen = parts(held, next(iter(others), None), config, fingerprint, console)
     if not as_json:
         click.echo(f"{'figure':20} {'samples':>10} {'data':>10}  protocol")
-    for record in evaluate(
-        generator, config, held, console, count=count, seed=seed, features=features, train=next(iter(others), None)
-    ):
+    for record in evaluate(generator, config, held, console, count=count, seed=seed, features=features, train=seen):
         if as_json:
             click.echo(json.dumps(record))
             continue

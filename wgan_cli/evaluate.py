@@ -95,6 +95,28 @@ def evaluate(
         yield from _compare(["train_distance", "train_nearer"], method, _nearness, near, protocol)
 
 
+def parts(
+    data: Dataset, train: Dataset | None, config: TrainConfig, fingerprint: str, console: Console
+) -> tuple[Dataset, Dataset | None]:
+    """What to compare with, and what was trained on: of the data of the run, its held-out part and the rest.
+
+    fingerprint: of the data of the run. What is not of the run, or has no part held out, is taken whole.
+    """
+    if data.fingerprint == fingerprint:
+        _, heldout = data.split(config.holdout, config.batch, config.seed)
+        data = heldout or data
+        console.notice(
+            f"--data is what it was trained on: compared with the {len(data)} of it that were held out"
+            if heldout
+            else "--data is what it was trained on: copies of it would pass for perfect; hold images out"
+        )
+    if train and train.fingerprint == fingerprint:
+        train, _ = train.split(config.holdout, config.batch, config.seed)
+    elif train:
+        console.notice("--train is not what this checkpoint was trained on")
+    return data, train
+
+
 def _compare(
     figures: Sequence[str],
     method: str,
