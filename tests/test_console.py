@@ -148,7 +148,7 @@ def test_colour_and_animation(
     assert ("\r" in text) <= animated
 
 
-def test_quiet_says_errors_and_rows_only_and_verbose_details(clock: list[float]) -> None:
+def test_quiet_says_errors_and_rows_only(clock: list[float]) -> None:
     said = {}
     for name, console in {
         "quiet": Console(Stream(False), quiet=True),
@@ -158,7 +158,6 @@ def test_quiet_says_errors_and_rows_only_and_verbose_details(clock: list[float])
     }.items():
         console.colored = False
         console.notice("notice")
-        console.detail("detail")
         console.error("error")
         console.row("row")
         console.progress("training", 0, 10)
@@ -168,7 +167,7 @@ def test_quiet_says_errors_and_rows_only_and_verbose_details(clock: list[float])
         said[name] = console.stream.take().splitlines()
     assert said["quiet"] == said["quiet terminal"] == ["Error: error", "row"]
     assert said["plain"][:-1] == ["notice", "Error: error", "row"]
-    assert said["verbose"][:-1] == ["notice", "detail", "Error: error", "row"]
+    assert said["verbose"][:-1] == ["notice", "Error: error", "row"]
 
 
 @pytest.mark.parametrize(

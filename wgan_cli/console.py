@@ -31,10 +31,6 @@ class Console:
         if not self.quiet:
             self._line(text)
 
-    def detail(self, text: str) -> None:
-        if self.verbose:
-            self._line(text)
-
     def error(self, text: str) -> None:
         prefix = "\033[31mError:\033[0m " if self.colored else "Error: "
         self._line(prefix + text)
