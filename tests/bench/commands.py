@@ -85,7 +85,7 @@ def main() -> None:
             return [float(score) for _, score in score_images(critic, config, items)]  # type: ignore[arg-type]
 
         np.testing.assert_allclose(critic_score(), plain_loop(), rtol=1e-3, atol=1e-4)
-        wgan, python = [sys.executable, "-m", "wgan_cli"], [sys.executable, "-c"]
+        wgan, python = [str(Path(sys.executable).with_name("wgan"))], [sys.executable, "-c"]
         commands = {
             "wgan --help": [*wgan, "--help"],
             "import torch": [*python, "import torch"],

@@ -92,7 +92,8 @@ def distances(checkpoint: Path, asked: argparse.Namespace, features: Path | None
 
 
 def wgan(*words: object, code: int = 0) -> str:
-    done = subprocess.run([sys.executable, "-m", "wgan_cli", *map(str, words)], capture_output=True, text=True)
+    installed = str(Path(sys.executable).with_name("wgan"))
+    done = subprocess.run([installed, *map(str, words)], capture_output=True, text=True)
     if done.returncode != code:
         raise SystemExit(f"wgan {' '.join(map(str, words))}: {done.stderr}")
     return done.stdout
