@@ -200,3 +200,12 @@ def test_printable(text: str, shown: str) -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_lines_are_printable_whatever_is_in_them() -> None:
+    console = Console(Stream(False))
+    console.colored = True
+    console.notice("a\033[2J\nb")
+    console.error("\033[2J")
+    assert isinstance(console.stream, Stream)
+    assert console.stream.take() == "a\\x1b[2J\\nb\n\033[31mError:\033[0m \\x1b[2J\n"

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from . import DataError, UsageError, __version__
 from .config import TrainConfig
-from .console import printable
 from .files import replacing
 from .models import build_critic, build_generator, parameter_count
 
@@ -83,7 +82,7 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
 
     Raises DataError for anything but a checkpoint that this version can read.
     """
-    name = printable(str(path))
+    name = str(path)
     if not zipfile.is_zipfile(path):
         raise DataError(f"{name}: not a checkpoint of wgan, or one that was cut short; train writes them as ckpt.pt")
     try:
@@ -200,16 +199,16 @@ def restore(
         with torch.device("meta"):
             module = build(config)
     except (RuntimeError, TypeError) as error:  # sizes beyond 64 bits
-        raise DataError(f"{printable(str(path))}: its settings make no network ({_reason(error)})") from None
+        raise DataError(f"{path}: its settings make no network ({_reason(error)})") from None
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
     found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items() if torch.is_tensor(tensor)}
     if expected != found:
-        wrong = sorted({printable(str(name)[:80]) for name, _ in expected.items() ^ found.items()})
-        raise DataError(f"{printable(str(path))}: weights that do not fit its settings: {', '.join(wrong[:3])}")
+        wrong = sorted({str(name)[:80] for name, _ in expected.items() ^ found.items()})
+        raise DataError(f"{path}: weights that do not fit its settings: {', '.join(wrong[:3])}")
     module.load_state_dict(weights, assign=True)
     return module
 
 
 def _reason(error: Exception) -> str:
     """The first line of what torch says, which adds a stack at times; or of a text that came with the file."""
-    return printable(str(error).partition("\n")[0][:300]) or type(error).__name__
+    return str(error).partition("\n")[0][:300] or type(error).__name__

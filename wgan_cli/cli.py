@@ -84,15 +84,16 @@ def _show(error: Exception) -> int:
     elif isinstance(error, click.ClickException):
         console.error(error.format_message())
     elif isinstance(error, StoppedError):
-        console.row(str(error))
+        for line in str(error).split("\n"):
+            console.row(line)
     elif isinstance(error, WganError):
         console.error(str(error))
     elif isinstance(error, OSError) and error.strerror:
-        console.error(f"{printable(str(error.filename))}: {error.strerror}" if error.filename else error.strerror)
+        console.error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # as torch has it
-        console.error(f"not enough memory: {printable(str(error))[:200]}; ask for less at a time")
+        console.error(f"not enough memory: {str(error)[:200]}; ask for less at a time")
     else:
-        console.error(f"{type(error).__name__}: {printable(str(error))} (--debug shows where)")
+        console.error(f"{type(error).__name__}: {error} (--debug shows where)")
     return getattr(error, "exit_code", 1)
 
 
@@ -146,7 +147,7 @@ def _in_run(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not (path / "ckpt.pt").exists():
-        raise UsageError(f"{printable(str(path))}: a folder without a ckpt.pt; name a checkpoint or a run folder")
+        raise UsageError(f"{path}: a folder without a ckpt.pt; name a checkpoint or a run folder")
     return path / "ckpt.pt"
 
 
@@ -436,7 +437,7 @@ def sample(
     if out != "-":
         folder = names_folder(out)
         if not folder and not out.lower().endswith((".png", ".npz", ".npy")):
-            raise UsageError(f"-o {printable(out)}: must end in .png, .npz, .npy or, for a folder, in /")
+            raise UsageError(f"-o {out}: must end in .png, .npz, .npy or, for a folder, in /")
         check_writable(Path(out, "*.png") if folder else Path(out), "-o")
     if truncation is not None and not truncation >= 0.01:
         raise UsageError(f"--truncation {truncation:g}: must be a number from 0.01; latents are drawn till all fit")
@@ -516,7 +517,7 @@ def critic_score(
     for name, result in score_images(critic, config, items):
         if isinstance(result, BadFile):
             bad += 1
-            console.error(f"{printable(name)}: {printable(result.reason)}")
+            console.error(f"{name}: {result.reason}")
             continue
         scores.append(float(result))
         stdout.write(_score_record(name, str(result), null, as_json))

@@ -1,4 +1,7 @@
-"""What the tool says on stderr: notices, errors and progress. stdout is left to the product."""
+"""What the tool says on stderr: notices, errors and progress. stdout is left to the product.
+
+Names and messages of others' come as they are, and are made printable here.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class Console:
 
     def error(self, text: str) -> None:
         prefix = "\033[31mError:\033[0m " if self.colored else "Error: "
-        self._line(prefix + text)
+        self._line(text, prefix)
 
     def row(self, text: str) -> None:
         """A line that is shown even when quiet: more of an error, or a result that was asked for."""
@@ -83,9 +86,9 @@ class Console:
         self.stream.flush()
         self._bar_visible = True
 
-    def _line(self, text: str) -> None:
+    def _line(self, text: str, prefix: str = "") -> None:
         self._erase()
-        self.stream.write(text + "\n")
+        self.stream.write(prefix + printable(text) + "\n")
         self.stream.flush()
 
     def _erase(self) -> None:

@@ -90,7 +90,7 @@ class Source:
     @property
     def told(self) -> str:
         """What errors begin with."""
-        return f"{self.flag} {printable(self.name)}"
+        return f"{self.flag} {self.name}"
 
     @property
     def toy(self) -> str | None:
@@ -111,17 +111,15 @@ def open_source(data: str, listed: BinaryIO, null: bool = False, flag: str = "--
         return Source(data, flag=flag)
     path = Path(data)
     if data != "-" and not path.exists():
-        raise UsageError(f"{flag} {printable(data)}: no such file or folder")
+        raise UsageError(f"{flag} {data}: no such file or folder")
     is_file = data != "-" and path.is_file()  # a file may well be called `-`
     if is_file and (path.suffix.lower() in (".npy", ".npz") or _is_idx(path)):
         return Source(data, array=path, key=_digest([_stamp(path)]), flag=flag)
     if is_file and path.suffix.lower() not in (".zip", *IMAGE_SUFFIXES):
-        raise DataError(
-            f"{flag} {printable(data)}: not a folder, a .zip, an .npy or .npz array, an idx file or an image"
-        )
+        raise DataError(f"{flag} {data}: not a folder, a .zip, an .npy or .npz array, an idx file or an image")
     items = find_images(read_paths(listed, null) if data == "-" else [data])
     if not items:
-        where = "standard input" if data == "-" else printable(data)
+        where = "standard input" if data == "-" else data
         raise DataError(f"{flag} {where}: no images there; looked for {' '.join(IMAGE_SUFFIXES)}")
     stamps = lru_cache(maxsize=1)(_stamp)  # a zip's entries stand together
     return Source(data, items=items, key=_digest([stamps(item.path), item.member] for item in items), flag=flag)
@@ -505,8 +503,7 @@ def _caching() -> Iterator[None]:
         yield
     except OSError as error:
         raise WganError(
-            f"{printable(str(folder))}: cannot keep the decoded images there ({error.strerror}); "
-            "name another folder in WGAN_CACHE"
+            f"{folder}: cannot keep the decoded images there ({error.strerror}); name another folder in WGAN_CACHE"
         ) from None
 
 
@@ -549,7 +546,7 @@ def _open_array(path: Path) -> Iterator[tuple[IO[bytes], np.dtype[Any], tuple[in
     except WganError:
         raise
     except Exception as error:  # readers of archives raise nearly everything on broken input
-        raise DataError(f"{printable(str(path))}: {printable(str(error)) or type(error).__name__}") from None
+        raise DataError(f"{path}: {str(error) or type(error).__name__}") from None
 
 
 def _npy_header(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -617,7 +614,7 @@ def _array_pixels(path: Path, size: int, channels: int, fit: str) -> tuple[int, 
         pass
     height, width, own = _image_shape(shape)
     if own != channels and not {own, channels} <= {1, 3, 4}:
-        raise UsageError(f"--channels {channels}: the images of {printable(str(path))} have {own}; leave the flag out")
+        raise UsageError(f"--channels {channels}: the images of {path} have {own}; leave the flag out")
     scale, offset = _float_scale(path) if dtype.kind == "f" else (255 if dtype.kind == "b" else 1, 0)
 
     def pixels() -> Iterator[Pixels | BadFile]:
@@ -638,7 +635,7 @@ def _float_scale(path: Path) -> tuple[float, float]:
     for records in _array_records(path):
         lowest, highest = np.minimum(lowest, records.min()), np.maximum(highest, records.max())  # keeps NaN
     if not (lowest >= -1 and highest <= 1):
-        raise DataError(f"{printable(str(path))}: floats from {lowest:g} to {highest:g}; takes [0, 1] or [-1, 1]")
+        raise DataError(f"{path}: floats from {lowest:g} to {highest:g}; takes [0, 1] or [-1, 1]")
     return (255.0, 0.0) if lowest >= 0 else (127.5, 127.5)
 
 

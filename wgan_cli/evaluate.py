@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from . import DataError
 from .config import TrainConfig
-from .console import Console, printable
+from .console import Console
 from .data import Dataset, to_unit
 from .sample import CHUNK, generate, latents, to_output
 
@@ -147,7 +147,7 @@ def load_features(path: Path, device: torch.device) -> tuple[Callable[[Tensor], 
     The model gets float32 [64, C, H, W], the last batch filled up with zeros, and grey three times as red, green and
     blue. It returns one tensor [64, ...]. Such a file is a program: loading it and calling it runs what is in it.
     """
-    name, content = f"--features {printable(str(path))}", path.read_bytes()
+    name, content = f"--features {path}", path.read_bytes()
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
@@ -177,7 +177,7 @@ def load_features(path: Path, device: torch.device) -> tuple[Callable[[Tensor], 
 
 
 def _reason(error: Exception) -> str:
-    return printable((str(error).strip() or type(error).__name__).splitlines()[-1])
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 # ---- Sliced Wasserstein distance

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import UsageError
-from .console import printable
 
 
 @contextmanager
@@ -82,10 +81,9 @@ def lock(folder: Path) -> Iterator[None]:
         path = folder / ".lock"
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0) as file:
             if _try_lock(file.fileno()) is False or not _is_still(file, path):  # else just removed by its owner
-                holder = printable(file.read(100).decode(errors="replace"))
+                holder = file.read(100).decode(errors="replace")
                 raise UsageError(
-                    f"{printable(str(folder))}: process {holder} is training there; wait for it or stop it, "
-                    "or choose another -o"
+                    f"{folder}: process {holder} is training there; wait for it or stop it, or choose another -o"
                 )
             try:
                 file.truncate()
@@ -134,9 +132,9 @@ def check_writable(path: Path, flag: str) -> None:
         place = place.parent
     if path.is_dir() or not place.is_dir():
         wrong = f"{path} is a folder" if path.is_dir() else f"{place} is not a folder"
-        raise UsageError(f"{flag}: cannot write {printable(str(path))}: {printable(wrong)}; choose another place")
+        raise UsageError(f"{flag}: cannot write {path}: {wrong}; choose another place")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{flag}: no permission to write in {printable(str(place))}; choose another place")
+        raise UsageError(f"{flag}: no permission to write in {place}; choose another place")
 
 
 def _sync_folder(folder: Path) -> None:
