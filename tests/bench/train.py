@@ -31,7 +31,7 @@ RUNS: dict[str, tuple[int, int, str]] = {
     for precision in ("fp32", "bf16")
 } | {
     "long-gp-dcgan-28": (28, 2000, "--width 24 --batch 32 --n-critic 1 --save-every 250 --sample-every 250"),
-    "long-gp-mlp-28": (28, 2000, "--arch mlp --n-critic 1"),
+    "long-gp-mlp-28": (28, 6000, "--arch mlp --n-critic 1"),
     "long-gp-dcgan-64": (64, 2000, "--width 16 --batch 32 --n-critic 1 --precision bf16"),
 }
 
