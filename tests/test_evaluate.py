@@ -365,6 +365,7 @@ def test_too_few_images_and_other_kinds(checkpoint: Path, images: Path, tmp_path
     assert "N must be 6 or more" in (done := call("evaluate", checkpoint, "--data", few)).err and done.code == 3
     assert (
         "holds 32, too few for N 17" in (done := call("evaluate", checkpoint, "--data", images, "-n", "17")).err
+        and not done.out
         and done.code == 3
     )
     assert "like with like" in (done := call("evaluate", checkpoint, "--data", "toy:swissroll")).err and done.code == 2

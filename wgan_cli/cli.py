@@ -621,12 +621,13 @@ def evaluate(
     held, *others = (prepare(source, replace(config, batch=1), skip_bad, console) for source in sources)
     fingerprint = load(checkpoint)[0]["data"]["fingerprint"]
     held, seen = parts(held, next(iter(others), None), config, fingerprint, console)
-    if not as_json:
-        click.echo(f"{'figure':20} {'samples':>10} {'data':>10}  protocol")
-    for record in evaluate(generator, config, held, console, count=count, seed=seed, features=features, train=seen):
+    records = evaluate(generator, config, held, console, count=count, seed=seed, features=features, train=seen)
+    for number, record in enumerate(records):
         if as_json:
             click.echo(json.dumps(record))
             continue
+        if number == 0:
+            click.echo(f"{'figure':20} {'samples':>10} {'data':>10}  protocol")
         where = f"{record['space']} {record.get('features_fingerprint', '')}".strip()
         click.echo(
             f"{record['figure']:20} {record['samples']:10.5g} {record['data']:10.5g}  N {record['n']}, seed {seed}, "
