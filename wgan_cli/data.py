@@ -710,8 +710,8 @@ class Dataset:
         held = max(batch, round(fraction * len(self)))
         order = np.random.default_rng([seed, 0, 1]).permutation(len(self))  # unlike that of any epoch
         kept, heldout = (
-            replace(self, chosen=part, fingerprint=_digest([self.fingerprint, part.tolist()])[:16])
-            for part in (order[held:], order[:held])
+            replace(self, chosen=part, fingerprint=_digest([self.fingerprint, seed, held, name])[:16])
+            for name, part in (("kept", order[held:]), ("held out", order[:held]))
         )
         return kept, heldout
 
