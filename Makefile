@@ -15,7 +15,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The installed package is what is tested, so it is installed again when a file of it changes.
-$(INSTALLED): pyproject.toml setup.py $(wildcard wgan_cli/*.py csrc/*)
+$(INSTALLED): pyproject.toml setup.py $(wildcard wgan_cli/*.py wgan_cli/*/*.py csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[dev]'

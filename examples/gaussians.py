@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from wgan_cli.checkpoint import load_critic
-from wgan_cli.data import toy_points
+from wgan_cli.data.toys import toy_points
 
 COUNT = 2500
 VARIANTS = ("gan", "ns", "clip", "gp")

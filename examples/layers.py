@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from wgan_cli import models
-from wgan_cli.data import Dataset, toy_points
-from wgan_cli.train import critic_step, generator_step
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.data.toys import toy_points
+from wgan_cli.step import critic_step, generator_step
 
 LR = 5e-4  # times 300 critic steps is more than the largest clip, so that weights can reach it
 LIMIT_PENALTY = 10  # the largest norm of a layer over the smallest, at most, under each seed

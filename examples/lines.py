@@ -19,7 +19,7 @@ from claims import finish, points_state
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from wgan_cli.train import critic_step
+from wgan_cli.step import critic_step
 
 GAPS = np.linspace(-1, 1, 17)
 LIMIT_JS = 0.05  # of log 2, at each gap but 0: the estimate jumps, however small the gap
@@ -34,7 +34,7 @@ class Segment(nn.Module):
         super().__init__()
         self.gap = gap
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, y: Tensor | None = None) -> Tensor:
         return torch.cat([torch.full_like(latent, self.gap), torch.special.ndtr(latent)], dim=1)
 
 

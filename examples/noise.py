@@ -15,8 +15,8 @@ import torch
 from claims import finish, modes_covered, samples
 from matplotlib.figure import Figure
 
-from wgan_cli.data import toy_points
-from wgan_cli.evaluate import sliced_wasserstein
+from wgan_cli.data.toys import toy_points
+from wgan_cli.metrics import sliced_wasserstein
 
 COUNT = 2000
 LIMIT = 2  # the distance to the data without noise over that with it, medians of the run: at least halved is a rescue

@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from wgan_cli.checkpoint import load, restore
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
-from wgan_cli.data import Dataset, open_source, prepare
-from wgan_cli.models import build_generator
-from wgan_cli.train import critic_step, new_state
+from wgan_cli.data.cache import prepare
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.data.source import open_source
+from wgan_cli.networks import build_generator
+from wgan_cli.state import new_state
+from wgan_cli.step import critic_step
 from wgan_cli.variants import VARIANTS
 
 BATCHES = 8  # of latents, at each measurement

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wgan_cli.checkpoint import load_critic
-from wgan_cli.train import new_state
+from wgan_cli.state import new_state
 
 EDGE = 0.9  # the outermost tenth on either side, which would hold 10 % of weights spread evenly
 LIMIT_CLIP = 0.5  # most weights are there, and most of those that began elsewhere: two values, not a spread

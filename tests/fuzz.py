@@ -37,8 +37,9 @@ from PIL import Image
 from tiny import call, new_run, save, wgan
 
 from wgan_cli.cli import cli
-from wgan_cli.data import _open_zip
-from wgan_cli.train import critic_step, generator_step
+from wgan_cli.data.dataset import Batch
+from wgan_cli.data.decode import open_zip
+from wgan_cli.step import critic_step, generator_step
 
 CODES = {0, 1, 2, 3, 4, 75, 130, 141, 143}
 SECONDS = 20  # that no input may take
@@ -114,9 +115,9 @@ def checkpoints() -> list[bytes]:
         for given in ({}, {"variant": "clip", "arch": "mlp"}, {"ema": 0.9, "optimizer": "sgd"}):
             state = new_run(latent=2, **given)
             for _ in range(state.config.n_critic):
-                critic_step(state, torch.zeros(8, 3, 16, 16))
+                critic_step(state, batch := Batch(torch.zeros(8, 3, 16, 16)))
             state.batches += state.config.n_critic
-            generator_step(state)
+            generator_step(state, batch)
             found.append(save(state, Path(folder, "a.pt")).read_bytes())
     return found
 
@@ -299,7 +300,7 @@ def check(case: Case, folder: Path, as_process: bool) -> int:
         (folder / name).write_bytes(content)
     (folder / "words.json").write_text(json.dumps(case.words))
     os.chdir(folder)
-    _open_zip.cache_clear()  # which knows zips by names, as no process meets two of one name
+    open_zip.cache_clear()  # which knows zips by names, as no process meets two of one name
     before = memory_now()
     done = wgan(*case.words, timeout=SECONDS) if as_process else call(*case.words)
     shown = f"{case.words}: {done.code}, {done.err[-600:]!r}, in {folder}"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from wgan_cli import UsageError
-from wgan_cli.config import PRESETS, TrainConfig, auto_size, differences, padded_size, resolve
+from wgan_cli.config import PRESETS, TrainConfig, auto_size, differences, resolve
+from wgan_cli.networks.dcgan import padded_size
 from wgan_cli.variants import VARIANTS
 
 FACTS = {"size": 32, "channels": 1}

@@ -19,7 +19,8 @@ from wgan_cli import StoppedError, curve
 from wgan_cli import train as training
 from wgan_cli.config import resolve
 from wgan_cli.console import Console, sparkline
-from wgan_cli.data import Dataset
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.run import make_folder
 from wgan_cli.train import train
 
 COMPARE = Path(__file__).parents[1] / "examples/compare.py"
@@ -154,12 +155,12 @@ def test_tensorboard_is_whole_after_a_stop_and_gone_after_force(tmp_path: Path) 
     events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("wasserstein")] == [1]
-    training._make_folder(tmp_path, resolve({}, {})[0], fresh=True)
+    make_folder(tmp_path, resolve({}, {})[0], fresh=True)
     assert not list((tmp_path / "tensorboard").iterdir())
 
 
 def test_tensorboard_is_asked_for_before_anything_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wgan_cli.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("wgan_cli.cli.train.find_spec", lambda name: None)
     done = call("train", "--data", "no such folder", "--tensorboard", "-o", tmp_path / "run")
     assert done == Ended(2, b"", done.err) and "pip install 'wgan[tensorboard]'" in done.err
     assert len(done.err.splitlines()) == 1 and not (tmp_path / "run").exists()

@@ -24,10 +24,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from wgan_cli import DataError, UsageError, WganError, data
+from wgan_cli import DataError, UsageError, WganError
 from wgan_cli.config import TrainConfig
 from wgan_cli.console import Console
-from wgan_cli.data import BadFile, Dataset, Item, Pixels, open_source, read_image, read_images
+from wgan_cli.data import cache, dataset, decode
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.data.decode import BadFile, Item, Pixels, read_image
+from wgan_cli.data.pool import read_images
+from wgan_cli.data.source import open_source
 
 CPU = torch.device("cpu")
 Write = Callable[[Path], object]
@@ -54,11 +58,11 @@ def prepare(
 ) -> Dataset:
     """The data set that `--data path` makes; `listed` is its stdin, `talk` gets its stderr."""
     source = open_source(str(path), BytesIO(listed), null)
-    return data.prepare(source, config(size, channels, **settings), skip_bad, Console(talk or StringIO()))
+    return cache.prepare(source, config(size, channels, **settings), skip_bad, Console(talk or StringIO()))
 
 
 def probe(path: str | Path) -> dict[str, int]:
-    return data.probe(open_source(str(path), BytesIO()), Console(StringIO()))
+    return cache.probe(open_source(str(path), BytesIO()), Console(StringIO()))
 
 
 def grey(path: str | Path, value: int, size: int = 4) -> str:
@@ -104,14 +108,14 @@ def test_a_folder_gives_its_images_at_any_depth_in_order_of_name(tmp_path: Path)
 def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: bytes) -> None:
     grey(tmp_path / "imgs/a.png", 7)
     prepare(tmp_path / "imgs", 4, 1)
-    for file in data.cache_folder().iterdir():
+    for file in cache.cache_folder().iterdir():
         file.write_bytes(damage)
     assert probe(tmp_path / "imgs") == {"size": 16, "channels": 1}
     assert values(prepare(tmp_path / "imgs", 4, 1)) == [7]
 
 
 def test_a_bomb_in_a_zip_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "MOST_BYTES", 1000)
+    monkeypatch.setattr("wgan_cli.data.decode.MOST_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.png", bytes(1001))
         archive.writestr("good.png", Path(grey(tmp_path / "good.png", 3)).read_bytes())
@@ -312,7 +316,7 @@ def test_the_swiss_roll_winds_from_one_and_a_half_to_four_and_a_half_pi() -> Non
 def test_toy_sets_are_the_same_each_time_and_points() -> None:
     assert prepare("toy:swissroll", 0, 2).fingerprint == prepare("toy:swissroll", 0, 2).fingerprint
     assert probe("toy:8gaussians") == {"size": 0, "channels": 2}
-    batch = prepare("toy:8gaussians", 0, 2).batch(0, 16, 0, CPU)
+    batch = prepare("toy:8gaussians", 0, 2).batch(0, 16, 0, CPU).samples
     assert batch.shape == (16, 2) and batch.dtype == torch.float32
     with pytest.raises(UsageError, match="toy:25gaussians"):
         open_source("toy:9gaussians", BytesIO())
@@ -500,7 +504,7 @@ def halves(width: int, height: int) -> Image.Image:
 )
 def test_fits_of_two_halves(upright: bool, scale: int, fit: str, size: int, expected: list[Any]) -> None:
     image = halves(32 * scale, 64 * scale) if upright else halves(64 * scale, 32 * scale)
-    found = data.fit_image(image, size, 3, fit)
+    found = decode.fit_image(image, size, 3, fit)
     found = found.transpose(1, 0, 2) if upright else found
     edge = size // 4 if fit == "pad" else 0
     assert (found[:edge] == 0).all() and (found[size - edge :] == 0).all()
@@ -514,28 +518,28 @@ def test_a_crop_takes_whole_pixels_of_the_middle(width: int, height: int) -> Non
     pixels = noise(height, width, 3)
     left, top = (width - 4) // 2, (height - 4) // 2
     np.testing.assert_array_equal(
-        data.fit_image(Image.fromarray(pixels), 4, 3, "crop"), pixels[top : top + 4, left : left + 4]
+        decode.fit_image(Image.fromarray(pixels), 4, 3, "crop"), pixels[top : top + 4, left : left + 4]
     )
 
 
 def test_padding_is_transparent_with_four_channels_and_else_black() -> None:
     white = Image.new("RGBA", (4, 2), "white")
-    assert data.fit_image(white, 4, 4, "pad")[:, 0].tolist() == [[0] * 4, [255] * 4, [255] * 4, [0] * 4]
-    assert data.fit_image(white, 4, 3, "pad")[:, 0].tolist() == [[0] * 3, [255] * 3, [255] * 3, [0] * 3]
-    assert data.fit_image(white, 4, 1, "pad")[:, 0].tolist() == [[0], [255], [255], [0]]
+    assert decode.fit_image(white, 4, 4, "pad")[:, 0].tolist() == [[0] * 4, [255] * 4, [255] * 4, [0] * 4]
+    assert decode.fit_image(white, 4, 3, "pad")[:, 0].tolist() == [[0] * 3, [255] * 3, [255] * 3, [0] * 3]
+    assert decode.fit_image(white, 4, 1, "pad")[:, 0].tolist() == [[0], [255], [255], [0]]
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("size", [(1, 300), (300, 1), (1, 1), (3, 5)])
 def test_extreme_shapes_give_squares(fit: str, size: tuple[int, int]) -> None:
-    assert data.fit_image(Image.new("RGB", size), 16, 3, fit).shape == (16, 16, 3)
+    assert decode.fit_image(Image.new("RGB", size), 16, 3, fit).shape == (16, 16, 3)
 
 
 def test_resizing_does_not_let_hidden_colours_bleed() -> None:
     pixels = np.zeros((64, 64, 4), np.uint8)
     pixels[:, :32] = (0, 0, 255, 255)
     pixels[:, 32:] = (255, 0, 0, 0)  # red, but invisible
-    assert data.fit_image(Image.fromarray(pixels), 16, 4, "stretch")[..., 0].max() == 0
+    assert decode.fit_image(Image.fromarray(pixels), 16, 4, "stretch")[..., 0].max() == 0
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
@@ -558,7 +562,7 @@ def test_a_large_jpeg_is_nearly_what_full_decoding_gives(tmp_path: Path, mode: s
     rough.convert(mode).save(tmp_path / "x.jpg", quality=95)
     with Image.open(tmp_path / "x.jpg") as image:
         decoded = image.copy()  # has no format, so it cannot be decoded at a lower scale
-    full = data.fit_image(decoded, 64, channels, fit).astype(np.int16)
+    full = decode.fit_image(decoded, 64, channels, fit).astype(np.int16)
     difference = np.abs(read_image(Item(str(tmp_path / "x.jpg")), 64, channels, fit) - full)
     assert difference.mean() < 1.5 and difference.max() < 25
 
@@ -664,11 +668,11 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("WGAN_CACHE", "/chosen")
-    assert data.cache_folder() == Path("/chosen")
+    assert cache.cache_folder() == Path("/chosen")
     monkeypatch.delenv("WGAN_CACHE")
-    assert data.cache_folder() == Path("/xdg/wgan")
+    assert cache.cache_folder() == Path("/xdg/wgan")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert data.cache_folder() == Path("/home/me/.cache/wgan")
+    assert cache.cache_folder() == Path("/home/me/.cache/wgan")
 
 
 def python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -684,7 +688,8 @@ def test_a_run_killed_half_way_leaves_nothing_that_the_next_would_take(tmp_path:
 import os, signal, sys
 from wgan_cli.config import TrainConfig
 from wgan_cli.console import Console
-from wgan_cli.data import open_source, prepare
+from wgan_cli.data.cache import prepare
+from wgan_cli.data.source import open_source
 
 class Killed(Console):
     def progress(self, label, done, total, facts=None):
@@ -695,7 +700,7 @@ config = TrainConfig(arch="mlp", size=4, channels=1, batch=1)
 prepare(open_source(sys.argv[1], sys.stdin.buffer), config, False, Killed())
 """
     assert python(script, str(tmp_path)).returncode == -signal.SIGKILL
-    assert any(data.cache_folder().iterdir())  # it had begun to write
+    assert any(cache.cache_folder().iterdir())  # it had begun to write
     assert values(prepare(tmp_path, 4, 1)) == [0, 1, 2, 3, 4]
 
 
@@ -708,7 +713,7 @@ def test_an_interrupted_run_leaves_no_file_behind(tmp_path: Path, monkeypatch: p
     for step in (lambda: prepare(tmp_path, 4, 1), lambda: probe(tmp_path)):
         with pytest.raises(KeyboardInterrupt):
             step()
-    assert not list(data.cache_folder().iterdir())
+    assert not list(cache.cache_folder().iterdir())
 
 
 def test_the_fingerprint_is_of_the_content_alone(tmp_path: Path) -> None:
@@ -747,8 +752,8 @@ BAD: dict[str, tuple[str, bytes]] = {
     "one byte wrong": ("x.png", broken_png()),
     "a format that is not ours": ("x.png", b"P6 2 2 255\n" + bytes(12)),
     "PostScript": ("x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n"),
-    **{f"cut {form}": (f"x.{form.lower()}", encoded(form)[:-1000]) for form in data.FORMATS},
-    **{f"cut {form} header": (f"x.{form.lower()}", encoded(form)[:20]) for form in data.FORMATS},
+    **{f"cut {form}": (f"x.{form.lower()}", encoded(form)[:-1000]) for form in decode.FORMATS},
+    **{f"cut {form} header": (f"x.{form.lower()}", encoded(form)[:20]) for form in decode.FORMATS},
     "large": ("x.png", encoded("PNG", 48)),  # between once and twice Pillow's limit, where it only warns
     "bomb": ("x.png", encoded("PNG", 100)),
 }
@@ -793,7 +798,8 @@ def test_bombs_are_refused_and_oddities_pass_silently_outside_of_tests_too(tmp_p
     script = """
 import sys
 from PIL import Image
-from wgan_cli.data import BadFile, Item, read_image, read_images
+from wgan_cli.data.decode import BadFile, Item, read_image
+from wgan_cli.data.pool import read_images
 Image.MAX_IMAGE_PIXELS = 100
 items = [Item(path) for path in sys.argv[1:]]
 for item, result in read_images(items, lambda item: read_image(item, 8, 1, "crop")):
@@ -825,7 +831,7 @@ def test_a_long_table_of_bad_files_is_cut_unless_verbose(tmp_path: Path) -> None
         talk = StringIO()
         with pytest.raises(DataError, match="60 of 60 files"):
             source = open_source(str(tmp_path), BytesIO())
-            data.prepare(source, config(4, 1), False, Console(talk, verbose=verbose))
+            cache.prepare(source, config(4, 1), False, Console(talk, verbose=verbose))
         assert len(talk.getvalue().splitlines()) == lines
 
 
@@ -834,7 +840,7 @@ def test_nothing_but_bad_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no image")
     talk = StringIO()
     with pytest.raises(DataError, match="none of its 2 files"):
-        data.probe(open_source(str(tmp_path), BytesIO()), Console(talk))
+        cache.probe(open_source(str(tmp_path), BytesIO()), Console(talk))
     assert "a.png" in talk.getvalue() and "b.jpg" in talk.getvalue()
     with pytest.raises(DataError, match="0 images, fewer than --batch 1"):
         prepare(tmp_path, 4, 1, skip_bad=True)
@@ -969,7 +975,7 @@ def test_an_array_that_cannot_be_used_says_why(tmp_path: Path, kind: str) -> Non
         probe(tmp_path / name)
         prepare(tmp_path / name, 8, 1)
     assert caught.value.exit_code == 3 and str(tmp_path / name) in str(caught.value)
-    assert not list(data.cache_folder().glob("*"))
+    assert not list(cache.cache_folder().glob("*"))
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
@@ -1052,8 +1058,8 @@ def numbered(count: int) -> Dataset:
     return Dataset(np.arange(count, dtype=np.uint8).reshape(count, 1, 1, 1), "")
 
 
-def drawn(dataset: Dataset, number: int, size: int, seed: int) -> list[int]:
-    return [int(pixel) for pixel in data.to_pixels(dataset.batch(number, size, seed, CPU)).flatten()]
+def drawn(rows: Dataset, number: int, size: int, seed: int) -> list[int]:
+    return [int(pixel) for pixel in dataset.to_pixels(rows.batch(number, size, seed, CPU).samples).flatten()]
 
 
 @pytest.mark.parametrize(("count", "size"), [(12, 4), (14, 4), (8, 8), (7, 1)])
@@ -1079,12 +1085,12 @@ def test_a_batch_follows_from_seed_and_number_alone() -> None:
 
 def test_units_and_pixels_are_inverse() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).reshape(2, 8, 4, 4)
-    unit = data.to_unit(pixels)
+    unit = dataset.to_unit(pixels)
     assert unit.shape == (2, 4, 8, 4) and unit.dtype == torch.float32
     assert unit.min() == -1 and unit.max() == 1
     assert torch.equal(unit[1, 2, 3], pixels[1, 3, :, 2] / 127.5 - 1)
-    assert torch.equal(data.to_pixels(unit), pixels)
-    assert data.to_pixels(torch.tensor([-9.0, -1, 0.001, 1, 9]).reshape(1, 5, 1, 1)).flatten().tolist() == [
+    assert torch.equal(dataset.to_pixels(unit), pixels)
+    assert dataset.to_pixels(torch.tensor([-9.0, -1, 0.001, 1, 9]).reshape(1, 5, 1, 1)).flatten().tolist() == [
         *(0, 0, 128, 255, 255)
     ]
 
@@ -1097,7 +1103,7 @@ def test_gathering_from_gigabytes_stays_small(
     def resident() -> int:
         return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) << 10
 
-    monkeypatch.setattr(data, "RESIDENT_BYTES", 1 << 20)
+    monkeypatch.setattr("wgan_cli.data.dataset.RESIDENT_BYTES", 1 << 20)
     with open(tmp_path / "rows", "w+b") as file:
         os.truncate(file.fileno(), count * side * side * channels)  # sparse: takes no room
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -1106,6 +1112,6 @@ def test_gathering_from_gigabytes_stays_small(
     before = resident()
     growth = []
     for number in range(1, 7):
-        assert dataset.batch(number, 64, 0, CPU).max() == -1
+        assert dataset.batch(number, 64, 0, CPU).samples.max() == -1
         growth.append(resident() - before)
     assert max(growth) < 12 << 20

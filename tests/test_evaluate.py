@@ -18,7 +18,7 @@ from tiny import call, new_run, save, wgan, write_images
 from torch import Tensor, nn
 
 from wgan_cli import checkpoint as checkpoints
-from wgan_cli import evaluate
+from wgan_cli import evaluate, metrics
 
 needs_scipy = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="no scipy: pip install scipy")
 
@@ -42,27 +42,27 @@ def close(value: float, expected: float, tolerance: float = 1e-6) -> None:
 
 def test_sliced_distance_of_a_set_to_itself_is_zero_in_any_order() -> None:
     points = normal(50, 3)
-    assert evaluate.sliced_wasserstein(points, points.flip(0)) == 0
+    assert metrics.sliced_wasserstein(points, points.flip(0)) == 0
     images = normal(20, 3, 28, 28)
-    assert evaluate.pyramid_distances(images, images.clone(), seed=3) == {28: 0, 14: 0}
+    assert metrics.pyramid_distances(images, images.clone(), seed=3) == {28: 0, 14: 0}
 
 
 def test_sliced_distance_of_a_shift() -> None:
     """|v·θ| on each direction: |v| on the line, |v| 2/π on the mean over the circle."""
     line, plane = normal(50, 1), normal(50, 2)
-    close(evaluate.sliced_wasserstein(line, line + 3), 3)
-    close(evaluate.sliced_wasserstein(plane, plane + torch.tensor([3.0, 4.0])), 5 * 2 / math.pi, 0.05)
+    close(metrics.sliced_wasserstein(line, line + 3), 3)
+    close(metrics.sliced_wasserstein(plane, plane + torch.tensor([3.0, 4.0])), 5 * 2 / math.pi, 0.05)
 
 
 def test_sliced_distance_of_normal_distributions() -> None:
     """Of σ 1 and 3 on a line it is 2 E|z| = 2 √(2/π), and the same on every direction in space."""
     a, b = normal(20_000, 5), 3 * normal(20_000, 5, seed=1)
-    close(evaluate.sliced_wasserstein(a, b), 2 * math.sqrt(2 / math.pi), 0.02)
+    close(metrics.sliced_wasserstein(a, b), 2 * math.sqrt(2 / math.pi), 0.02)
 
 
 @pytest.mark.parametrize(("size", "sides"), [(28, [28, 14]), (64, [64, 32, 16]), (27, [27, 14]), (26, [26]), (5, [5])])
 def test_levels_of_the_pyramid(size: int, sides: list[int]) -> None:
-    distances = evaluate.pyramid_distances(normal(9, 1, size, size), normal(9, 1, size, size, seed=1))
+    distances = metrics.pyramid_distances(normal(9, 1, size, size), normal(9, 1, size, size, seed=1))
     assert list(distances) == sides
     assert all(value > 0 for value in distances.values())
 
@@ -70,23 +70,23 @@ def test_levels_of_the_pyramid(size: int, sides: list[int]) -> None:
 def test_patches_are_normalised_per_channel() -> None:
     a, b = normal(30, 2, 16, 16), normal(30, 2, 16, 16, seed=1) ** 3
     scaled = b * torch.tensor([2.0, 5.0]).view(2, 1, 1) + torch.tensor([-1.0, 9.0]).view(2, 1, 1)
-    close(evaluate.pyramid_distances(a, scaled)[16], evaluate.pyramid_distances(a, b)[16], 1e-4)
+    close(metrics.pyramid_distances(a, scaled)[16], metrics.pyramid_distances(a, b)[16], 1e-4)
     blank = torch.zeros(30, 2, 16, 16)
-    assert math.isfinite(evaluate.pyramid_distances(a, blank)[16])
+    assert math.isfinite(metrics.pyramid_distances(a, blank)[16])
 
 
 def test_the_finest_detail_is_on_the_finest_level_alone() -> None:
     """A chessboard has no part in anything that the binomial filter leaves over."""
     images = normal(20, 1, 32, 32)
     board = torch.arange(32)[:, None].add(torch.arange(32)).remainder(2) * 2 - 1
-    distances = evaluate.pyramid_distances(images, images + 3 * board)
+    distances = metrics.pyramid_distances(images, images + 3 * board)
     assert distances[32] > 100
     close(distances[16], 0, 1e-3)
 
 
 def test_a_slow_wave_is_on_the_coarsest_level_alone() -> None:
     images = normal(20, 1, 32, 32)
-    distances = evaluate.pyramid_distances(images, images + 3 * torch.arange(32).mul(math.pi / 16).cos())
+    distances = metrics.pyramid_distances(images, images + 3 * torch.arange(32).mul(math.pi / 16).cos())
     assert distances[32] < 20 < 200 < distances[16]
 
 
@@ -101,8 +101,8 @@ def test_pyramid_filters_are_those_of_the_paper(size: int) -> None:
     small = convolve(images.numpy(), kernel, mode="mirror")[:, :, ::2, ::2]
     spread = np.zeros(images.shape)
     spread[:, :, ::2, ::2] = small
-    np.testing.assert_allclose(evaluate._shrink(images), small, atol=1e-12)
-    large = evaluate._enlarge(torch.from_numpy(small), images.shape)
+    np.testing.assert_allclose(metrics._shrink(images), small, atol=1e-12)
+    large = metrics._enlarge(torch.from_numpy(small), images.shape)
     np.testing.assert_allclose(large, convolve(spread, 4 * kernel, mode="mirror"), atol=1e-12)
 
 
@@ -114,31 +114,31 @@ def test_wasserstein_of_a_shift_is_its_length() -> None:
     """Whatever the points and their order, and in 64-bit arithmetic: a copy is at distance 0."""
     points = 100 + normal(200, 30)
     shift = torch.full((30,), 2.0) / math.sqrt(30)
-    close(evaluate.exact_wasserstein(points, points.flip(0) + shift), 2)
-    close(evaluate.exact_wasserstein(points, points.flip(0)), 0, 1e-4)
+    close(metrics.exact_wasserstein(points, points.flip(0) + shift), 2)
+    close(metrics.exact_wasserstein(points, points.flip(0)), 0, 1e-4)
 
 
 @needs_scipy
 def test_wasserstein_on_the_line_is_the_mean_gap_of_the_sorted() -> None:
     a, b = normal(300, 1), 5 * normal(300, 1, seed=1)
     gaps = (a.sort(dim=0).values - b.sort(dim=0).values).abs()
-    close(evaluate.exact_wasserstein(a, b), gaps.mean().item())
+    close(metrics.exact_wasserstein(a, b), gaps.mean().item())
 
 
 def test_coverage_and_density_of_constructed_sets() -> None:
     """Real points at 0, 1, 2 and 10, 11, 12; to the nearest other from each it is 1, to the second 2, 1, 2."""
     real = torch.tensor([[0.0], [1], [2], [10], [11], [12]])
-    assert evaluate.coverage_density(real, real, k=1) == pytest.approx((1, 14 / 6))
+    assert metrics.coverage_density(real, real, k=1) == pytest.approx((1, 14 / 6))
     on_one = torch.full((4, 1), 1.0)  # in three balls each
-    assert evaluate.coverage_density(on_one, real, k=1) == (0.5, 3)
-    assert evaluate.coverage_density(on_one, real, k=2) == (0.5, 1.5)
-    assert evaluate.coverage_density(torch.tensor([[3.5], [13.5]]), real, k=2) == pytest.approx((2 / 6, 0.5))
-    assert evaluate.coverage_density(torch.full((4, 1), 99.0), real, k=2) == (0, 0)
+    assert metrics.coverage_density(on_one, real, k=1) == (0.5, 3)
+    assert metrics.coverage_density(on_one, real, k=2) == (0.5, 1.5)
+    assert metrics.coverage_density(torch.tensor([[3.5], [13.5]]), real, k=2) == pytest.approx((2 / 6, 0.5))
+    assert metrics.coverage_density(torch.full((4, 1), 99.0), real, k=2) == (0, 0)
 
 
 def test_coverage_and_density_of_the_same_distribution() -> None:
     """1 - 2⁻ᵏ and 1 in expectation, as N grows (Naeem et al. 2020)."""
-    coverage, density = evaluate.coverage_density(normal(2000, 4), normal(2000, 4, seed=1))
+    coverage, density = metrics.coverage_density(normal(2000, 4), normal(2000, 4, seed=1))
     close(coverage, 1 - 2**-5, 0.015)
     close(density, 1, 0.05)
 
@@ -146,36 +146,36 @@ def test_coverage_and_density_of_the_same_distribution() -> None:
 def test_precision_and_recall_of_constructed_sets() -> None:
     real = torch.tensor([[0.0], [1], [2], [10], [11], [12]])
     samples = torch.tensor([[1.0], [2], [3], [50]])  # balls of 1, 1, 1, 47
-    assert evaluate.precision_recall(samples, real, k=1) == (0.75, 1)
-    assert evaluate.precision_recall(samples[:3], real, k=1) == (1, 0.5)
+    assert metrics.precision_recall(samples, real, k=1) == (0.75, 1)
+    assert metrics.precision_recall(samples[:3], real, k=1) == (1, 0.5)
 
 
 def test_frechet_of_normal_distributions() -> None:
     """|μ - ν|² + Σ (σ - τ)² for axes that agree; for others in the plane tr √M = √(tr M + 2 √det M)."""
     x, y = whitened(500, 3), whitened(400, 3, seed=1)
     scale, other, shift = torch.tensor([1.0, 2, 0]), torch.tensor([1.0, 5, 1]), torch.tensor([1.0, 2, 3])
-    close(evaluate.frechet(x * scale, y * other + shift), 14 + 9 + 1)
-    close(evaluate.frechet(x, x + 7), 3 * 49)
+    close(metrics.frechet(x * scale, y * other + shift), 14 + 9 + 1)
+    close(metrics.frechet(x, x + 7), 3 * 49)
     one, two = torch.tensor([[2.0, 0], [1, 1]]).double(), torch.tensor([[1.0, -3], [0, 1]]).double()
     product = one.T @ one @ two.T @ two
     root = math.sqrt(product.trace() + 2 * math.sqrt(torch.linalg.det(product)))
     expected = one.square().sum() + two.square().sum() - 2 * root
-    close(evaluate.frechet(whitened(500, 2) @ one, whitened(300, 2, seed=1) @ two), float(expected))
+    close(metrics.frechet(whitened(500, 2) @ one, whitened(300, 2, seed=1) @ two), float(expected))
 
 
 def test_frechet_with_fewer_samples_than_dimensions() -> None:
     few = normal(10, 200)
-    close(evaluate.frechet(few, few), 0)
-    close(evaluate.frechet(few, 3 * few), 4 * few.mean(dim=0).square().sum().item() + 4 * few.var(dim=0).sum().item())
+    close(metrics.frechet(few, few), 0)
+    close(metrics.frechet(few, 3 * few), 4 * few.mean(dim=0).square().sum().item() + 4 * few.var(dim=0).sum().item())
 
 
 def test_kernel_distance_of_constant_sets() -> None:
     a, b = torch.ones(5, 2), torch.tensor([[1.0, 3]]).repeat(7, 1)
-    close(evaluate.kernel_distance(a, b), (1 + 1) ** 3 + (5 + 1) ** 3 - 2 * (2 + 1) ** 3)
+    close(metrics.kernel_distance(a, b), (1 + 1) ** 3 + (5 + 1) ** 3 - 2 * (2 + 1) ** 3)
 
 
 def test_kernel_distance_is_unbiased() -> None:
-    values = [evaluate.kernel_distance(normal(20, 4, seed=s), normal(20, 4, seed=1000 + s)) for s in range(300)]
+    values = [metrics.kernel_distance(normal(20, 4, seed=s), normal(20, 4, seed=1000 + s)) for s in range(300)]
     assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(len(values))
     assert min(values) < 0
 
@@ -183,8 +183,8 @@ def test_kernel_distance_is_unbiased() -> None:
 def test_nearest_over_chunks() -> None:
     points, rows = normal(5, 3), normal(11, 3, seed=1)
     expected = torch.cdist(points, rows).amin(dim=1)
-    torch.testing.assert_close(evaluate.nearest(points, rows.split(4)), expected)
-    assert evaluate._nearness(torch.tensor([1.0, 2, 6]), torch.tensor([2.0, 3])) == pytest.approx((2, 3.5 / 6))
+    torch.testing.assert_close(metrics.nearest(points, rows.split(4)), expected)
+    assert metrics.nearness(torch.tensor([1.0, 2, 6]), torch.tensor([2.0, 3])) == pytest.approx((2, 3.5 / 6))
 
 
 # ---- Against other implementations, on the same arrays
@@ -203,11 +203,11 @@ def test_frechet_kernel_and_precision_agree_with_torch_fidelity(monkeypatch: pyt
     a, b = normal(400, 32).float(), 0.3 + 1.2 * normal(400, 32, seed=1).float()
     statistics = [metric_fid.fid_features_to_statistics(x.double()) for x in (a, b)]
     theirs = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
-    close(evaluate.frechet(a, b), theirs["frechet_inception_distance"], 1e-9)
+    close(metrics.frechet(a, b), theirs["frechet_inception_distance"], 1e-9)
     theirs = metric_kid.kid_features_to_metric(a, b, kid_subsets=1, kid_subset_size=400, verbose=False)
-    close(evaluate.kernel_distance(a, b), theirs["kernel_inception_distance_mean"], 1e-5)
+    close(metrics.kernel_distance(a, b), theirs["kernel_inception_distance_mean"], 1e-5)
     theirs = metric_prc.prc_features_to_metric(a, b, verbose=False, save_cpu_ram=False)
-    assert evaluate.precision_recall(a, b) == pytest.approx((theirs["precision"], theirs["recall"]))
+    assert metrics.precision_recall(a, b) == pytest.approx((theirs["precision"], theirs["recall"]))
 
 
 def test_wasserstein_agrees_with_pot() -> None:
@@ -218,10 +218,10 @@ def test_wasserstein_agrees_with_pot() -> None:
     a, b = normal(150, 20), 0.5 + normal(150, 20, seed=1)
     weights = np.full(150, 1 / 150)
     costs = ot.dist(a.numpy(), b.numpy(), metric="euclidean")
-    close(evaluate.exact_wasserstein(a, b), ot.emd2(weights, weights, costs), 1e-9)
-    directions = evaluate._directions(20, 7).double().T.numpy()
+    close(metrics.exact_wasserstein(a, b), ot.emd2(weights, weights, costs), 1e-9)
+    directions = metrics._directions(20, 7).double().T.numpy()
     theirs = ot.sliced_wasserstein_distance(a.numpy(), b.numpy(), projections=directions, p=1)
-    close(evaluate.sliced_wasserstein(a, b, seed=7), theirs, 1e-6)
+    close(metrics.sliced_wasserstein(a, b, seed=7), theirs, 1e-6)
 
 
 # ---- The command

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import call
 
 from wgan_cli.curve import read
-from wgan_cli.data import toy_points
+from wgan_cli.data.toys import toy_points
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = re.search(r"^EXPERIMENTS := (.*)$", (EXAMPLES / "Makefile").read_text(), re.M)[1].split()  # type: ignore[index]

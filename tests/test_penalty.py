@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from wgan_cli import ops
 from wgan_cli.config import TrainConfig
-from wgan_cli.models import build_critic, build_generator
-from wgan_cli.penalty import critic_penalty, input_gradient
-from wgan_cli.variants import Penalty
+from wgan_cli.networks import build_critic, build_generator
+from wgan_cli.networks.network import Critic, PiecewiseLinear, Residual, Shrink, SumPool
+from wgan_cli.penalty import between, critic_penalty, draw_points, input_gradient
+from wgan_cli.variants import Cost, Penalty
 
 
 class Linear(nn.Module):
@@ -21,7 +22,7 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return x.flatten(1) @ self.weight
 
 
@@ -31,7 +32,7 @@ def test_a_linear_critic_has_its_weights_norm_everywhere() -> None:
     w[0], w[7] = 3, 4
     critic = Linear(w)
     real, fake = torch.randn(6, 3, 2, 2, dtype=torch.float64), torch.randn(6, 3, 2, 2, dtype=torch.float64)
-    penalty, norms = critic_penalty(critic, real, fake, torch.rand(6, dtype=torch.float64), Penalty(), 10.0)
+    penalty, norms = critic_penalty(critic, between(real, fake, torch.rand(6, dtype=torch.float64)), Penalty(), 10.0)
     torch.testing.assert_close(norms, torch.full((6,), 5.0, dtype=torch.float64))
     assert penalty.item() == pytest.approx(10 * 16)
     penalty.backward()
@@ -42,11 +43,11 @@ def test_the_points_lie_between_real_and_fake_at_each_samples_own_place() -> Non
     """f(x) = |x|² / 2 has gradient x, so the norms are those of the points."""
 
     class Half(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
             return x.flatten(1).square().sum(1) / 2
 
     real, fake = torch.full((3, 1), 8.0), torch.full((3, 1), 2.0)
-    _, norms = critic_penalty(Half(), real, fake, torch.tensor([0.0, 0.5, 1.0]), Penalty(), 1.0)
+    _, norms = critic_penalty(Half(), between(real, fake, torch.tensor([0.0, 0.5, 1.0])), Penalty(), 1.0)
     torch.testing.assert_close(norms.detach(), torch.tensor([2.0, 5.0, 8.0]))
 
 
@@ -98,13 +99,99 @@ def test_the_written_out_gradient_is_autograds(arch: str, size: int) -> None:
     critic = build_critic(TrainConfig(arch=arch, size=size, channels=2, width=3)).double()
     points = torch.randn(5, 2, size, size, dtype=torch.float64)
     gradients = []
-    for subject in (critic, nn.Sequential(critic)):  # the second shows no `net`, so autograd does it
+    layers = critic[0]
+    assert isinstance(layers, nn.Sequential)
+    for subject in (critic, Critic(layers)):  # the second does not say that it is piecewise linear
         gradient = input_gradient(subject, points)
         weights = [p for p in critic.parameters() if p.dim() > 1]
         gradients.append([gradient, *torch.autograd.grad(gradient.square().sum(), weights)])
     for written, autograds in zip(*gradients, strict=True):
         assert written.abs().max() > 0
         torch.testing.assert_close(written, autograds, rtol=1e-10, atol=1e-14)
+
+
+def test_every_layer_with_a_transpose_gives_autograds_gradient() -> None:
+    """Of residual sums, pooling, strided and grouped convolutions; and so is its own gradient in the weights."""
+    torch.manual_seed(0)
+    branch = nn.Sequential(nn.Conv2d(4, 8, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 4, 3, padding=1, groups=2))
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2, padding=1),  # 11x11 -> 6x6: of the odd side, the last pixel has to come back
+        nn.LeakyReLU(0.2),
+        Residual(branch),
+        nn.AvgPool2d(2),
+        nn.ReLU(),
+        Residual(nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, 1, bias=False)),
+        SumPool(),
+        nn.Linear(6, 1),
+    )
+    shrinking = nn.Sequential(Shrink(2), nn.Flatten(), nn.Linear(2 * 5 * 5, 1))
+    for layers, side in ((net, 11), (net, 12), (shrinking, 10)):
+        points = torch.randn(3, 2, side, side, dtype=torch.float64)
+        gradients = []
+        for subject in (PiecewiseLinear(layers).double(), Critic(layers).double()):
+            gradient = input_gradient(subject, points)
+            weights = [p for p in subject.parameters() if p.dim() > 1]
+            gradients.append([gradient, *torch.autograd.grad(gradient.pow(3).sum(), weights)])
+        for written, autograds in zip(*gradients, strict=True):
+            assert written.abs().max() > 0
+            torch.testing.assert_close(written, autograds, rtol=1e-10, atol=1e-12)
+
+
+def test_bilinear_shrinking_is_torchs() -> None:
+    image = torch.randn(2, 3, 8, 8)
+    theirs = nn.functional.interpolate(image, (4, 4), mode="bilinear", antialias=True, align_corners=False)
+    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # torch weighs what lies at the border anew
+    torch.testing.assert_close(Shrink(3)(image)[inner], theirs[inner])
+
+
+def test_a_critic_with_more_than_its_layers_is_differentiated_as_it_is() -> None:
+    """Nobody guesses from its parts what a critic does with them."""
+
+    class Scaled(Critic):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            return 3 * super().forward(x, y)
+
+    net = nn.Sequential(nn.Linear(2, 1))
+    points = torch.zeros(1, 2)
+    torch.testing.assert_close(input_gradient(Scaled(net), points), 3 * input_gradient(PiecewiseLinear(net), points))
+
+
+def test_a_layer_without_a_transpose_is_refused() -> None:
+    with pytest.raises(TypeError, match="Sigmoid has no transpose"):
+        PiecewiseLinear(nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()))
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [(Cost(), 16.0), (Cost(2.0, one_sided=True), 9.0), (Cost(0.0), 25.0), (Cost(0.0, power=6), 5.0**6)],
+)
+def test_each_cost_of_a_gradient_of_norm_5(cost: Cost, expected: float) -> None:
+    """Its value, and its derivative along the weight, by finite differences."""
+    weight = torch.tensor([3.0, 4.0], dtype=torch.float64)
+
+    def value(scale: float) -> tuple[float, float]:
+        critic = Linear(scale * weight)
+        penalty, norms = critic_penalty(critic, torch.zeros(4, 2).double(), Penalty(cost=cost, weight=0.5), 3.0)
+        penalty.backward()
+        assert critic.weight.grad is not None
+        assert norms.tolist() == pytest.approx([5 * scale] * 4)
+        return penalty.item(), float(critic.weight.grad @ weight)
+
+    here, slope = value(1.0)
+    assert here == pytest.approx(1.5 * expected)
+    assert slope == pytest.approx((value(1 + 1e-6)[0] - value(1 - 1e-6)[0]) / 2e-6, rel=1e-4)
+
+
+def test_where_each_penalty_is_taken() -> None:
+    rng = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(500, 3, generator=rng), torch.randn(500, 3, generator=rng) + 9
+    assert draw_points("real", real, fake, rng) is real and draw_points("fake", real, fake, rng) is fake
+    share = ((draw_points("between", real, fake, rng) - fake) / (real - fake)).T
+    torch.testing.assert_close(share[0], share[1], rtol=1e-3, atol=1e-4)  # one a sample
+    assert share.min() > -1e-4 and share.max() < 1 + 1e-4 and abs(share.mean() - 0.5) < 0.05
+    moved = (draw_points("around", real, fake, rng) - real) / (0.5 * real.std(correction=0))
+    assert moved.min() >= -1e-6 and moved.max() <= 1 + 1e-6
+    assert abs(moved.mean() - 0.25) < 0.03  # of two independent numbers, uniform in [0, 1)
 
 
 @pytest.mark.parametrize(("arch", "size"), [("mlp", 28), ("dcgan", 32), ("dcgan", 64), ("dcgan", 128)])
@@ -120,7 +207,7 @@ def test_a_critic_step_takes_no_more_than_ten_passes_and_one_of_the_generator(ar
         with torch.no_grad():
             fake = generator(latent)
         scores = critic(torch.cat([real, fake]))
-        penalty, _ = critic_penalty(critic, real, fake, mix, Penalty(), 10.0)
+        penalty, _ = critic_penalty(critic, between(real, fake, mix), Penalty(), 10.0)
         (scores.mean() + penalty).backward()
     with Operations() as sample, torch.no_grad():
         generator(latent)
@@ -139,7 +226,7 @@ def test_its_gradient_in_the_weights_agrees_with_finite_differences(arch: str, n
     mix = torch.rand(3, dtype=torch.float64)
 
     def value() -> Tensor:
-        return critic_penalty(critic, real, fake, mix, Penalty(), 10.0)[0]
+        return critic_penalty(critic, between(real, fake, mix), Penalty(), 10.0)[0]
 
     value().backward()
     step = 1e-6

@@ -24,11 +24,13 @@ import torch
 from PIL import Image
 from tiny import COMMAND, SETTINGS, call, new_run, save, wgan, write_images
 
-from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpoint, data, files
+from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpoint, files, step
 from wgan_cli import train as training
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
-from wgan_cli.data import Dataset
+from wgan_cli.data import cache, source
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.state import State
 
 CPU = torch.device("cpu")
 measures = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures as Linux does")
@@ -57,7 +59,7 @@ def small(steps: int) -> dict[str, Any]:
 
 
 def litter() -> list[str]:
-    return [str(path) for path in Path().rglob(".*")] + list(map(str, data.cache_folder().glob(".*")))
+    return [str(path) for path in Path().rglob(".*")] + list(map(str, cache.cache_folder().glob(".*")))
 
 
 # ---- Killed at any moment
@@ -101,7 +103,7 @@ def test_a_curve_that_a_kill_kept_from_being_drawn_is_drawn_when_asked_again() -
 
 
 def test_what_a_killed_write_left_in_the_cache_goes_and_what_is_being_written_stays() -> None:
-    folder = data.cache_folder()
+    folder = cache.cache_folder()
     (folder / ".old.rows.0123abcd.tmp").write_bytes(b"half")
     (folder / ".mine.tmp").write_bytes(b"of somebody else")
     script = f"""if True:
@@ -165,7 +167,7 @@ def slow(state):
         os.read(heard, 1)
         print("heard", file=sys.stderr, flush=True)
         {then}
-    return real(state)
+    return real(*words)
 train.generator_step = slow
 """
 
@@ -227,7 +229,7 @@ data.{place} = signalled
 def test_a_stop_amid_a_step_loses_nothing(stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal during each of the twelve critic steps of a run: it goes on to the same bytes."""
     whole = run(4, "whole").read_bytes()
-    real, calls = training.critic_step, []
+    real, calls = step.critic_step, []
 
     def signalled(*words: Any) -> Any:
         calls.append(words)
@@ -315,13 +317,13 @@ def test_a_limit_on_the_size_of_files() -> None:
 
 
 def test_a_folder_that_is_removed_during_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = training.generator_step
+    real = step.generator_step
 
-    def removing(state: training.State) -> Any:
+    def removing(*words: Any) -> Any:
         shutil.rmtree("run", ignore_errors=True)
-        return real(state)
+        return real(*words)
 
-    monkeypatch.setattr(training, "generator_step", removing)
+    monkeypatch.setattr("wgan_cli.train.generator_step", removing)
     done = call(*TRAIN, "-q")
     assert (done.code, done.err) == (1, "Error: run/config.json: No such file or directory\n")
     assert not Path("run").exists()
@@ -388,9 +390,9 @@ def test_a_loss_that_is_not_finite_is_found_though_it_is_not_logged(
     """In one step between two that are logged, with weights that stay finite."""
     kept = run(2).read_bytes()
     function = name.replace("loss", "step")
-    real = getattr(training, function)
+    real = getattr(step, function)
 
-    def diverging(state: training.State, *words: Any) -> Any:
+    def diverging(state: State, *words: Any) -> Any:
         amid = state.step == 2 and state.batches % 3 == (1 if name == "critic_loss" else 0)
         figures = real(state, *words)
         return {**figures, name: torch.tensor(value)} if amid else figures
@@ -405,15 +407,15 @@ def test_a_loss_that_is_not_finite_is_found_though_it_is_not_logged(
 def test_weights_and_running_statistics_that_are_not_finite(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"variant": "clip", "arch": "dcgan"}
     kept = run(2, **given).read_bytes()
-    real = training.generator_step
+    real = step.generator_step
 
-    def diverging(state: training.State) -> Any:
-        figures = real(state)
+    def diverging(state: State, *words: Any) -> Any:
+        figures = real(state, *words)
         buffers = dict(getattr(state, network).named_buffers())
         next(value for name, value in buffers.items() if "running_var" in name).fill_(float("inf"))
         return figures
 
-    monkeypatch.setattr(training, "generator_step", diverging)
+    monkeypatch.setattr("wgan_cli.train.generator_step", diverging)
     with pytest.raises(DivergedError, match=rf"at step 4: \S+running_var of the {network} is not finite"):
         run(8, **given)
     assert Path("run/ckpt.pt").read_bytes() == kept
@@ -460,7 +462,7 @@ def test_a_zip_of_a_hundred_thousand_entries() -> None:
         for number in range(100_000):
             archive.writestr(f"{number}.png", b"")
     before = fuzz.memory_now()
-    assert len(data.find_images(["many.zip"])) == 100_000
+    assert len(source.find_images(["many.zip"])) == 100_000
     assert fuzz.memory("VmHWM") - before < 256 << 20
 
 
@@ -492,7 +494,7 @@ def test_folders_deeper_than_a_call_can_nest() -> None:
         os.chdir("d")
     os.chdir(here)
     try:
-        assert data.find_images(["d"]) == []
+        assert source.find_images(["d"]) == []
     finally:
         subprocess.run(["rm", "-r", "d"], check=True)  # pytest could not
 
@@ -510,7 +512,7 @@ def test_what_the_disk_could_not_read_is_read_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
     done = call(*TRAIN, "-q")  # probed, then decoded
     assert done.code == 3 and "03.png  Input/output error" in done.err
-    assert not any(json.loads(path.read_bytes()) for path in data.cache_folder().glob("*.probe.json"))
+    assert not any(json.loads(path.read_bytes()) for path in cache.cache_folder().glob("*.probe.json"))
     assert call(*TRAIN, "-q").code == 0 and not errors
 
 

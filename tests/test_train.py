@@ -20,9 +20,12 @@ from torch import nn
 from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpoint
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
-from wgan_cli.data import Dataset
+from wgan_cli.data.dataset import Batch, Dataset
+from wgan_cli.run import save
 from wgan_cli.sample import grid, latents, write_samples
-from wgan_cli.train import State, _save, _stop_signals, critic_step, generator_step, new_state, train
+from wgan_cli.state import State, new_state
+from wgan_cli.step import critic_step, generator_step
+from wgan_cli.train import _stop_signals, train
 from wgan_cli.variants import VARIANTS
 
 CPU = torch.device("cpu")
@@ -78,7 +81,7 @@ class Shift(nn.Module):
         super().__init__()
         self.b = nn.Parameter(torch.zeros(dimensions))
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         return z + self.b
 
 
@@ -89,7 +92,7 @@ class Slope(nn.Module):
         super().__init__()
         self.a = nn.Parameter(torch.tensor([a]))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         return (x * self.a).sum(1)
 
 
@@ -104,6 +107,10 @@ def line(variant: str, a: float = 0.5, **given: Any) -> State:
     return state
 
 
+def any_batch(state: State) -> Batch:
+    return Batch(torch.zeros(state.config.batch, *state.config.shape, device=state.device))
+
+
 def inputs_of(network: nn.Module) -> list[torch.Tensor]:
     """A list that gets whatever the network is called with from now on."""
     seen: list[torch.Tensor] = []
@@ -116,7 +123,7 @@ def test_a_critic_step_of_wgan_gp_on_the_line() -> None:
     state = line("gp", gp_weight=3.0)
     real = torch.tensor([[2.0], [4.0]])
     z = torch.randn(2, 1, generator=torch.Generator().set_state(state.rng.get_state()))
-    figures = critic_step(state, real)
+    figures = critic_step(state, Batch(real))
     gap = z.mean().item() - 3.0
     assert figures["wasserstein"].item() == pytest.approx(-0.5 * gap)
     assert figures["penalty"].item() == pytest.approx(3 * 0.25)
@@ -127,7 +134,7 @@ def test_a_critic_step_of_wgan_gp_on_the_line() -> None:
 
 def test_a_critic_step_of_wgan_clips_after_the_step() -> None:
     state = line("clip", a=0.009)
-    critic_step(state, torch.full((2, 1), 50.0))
+    critic_step(state, Batch(torch.full((2, 1), 50.0)))
     assert state.critic.get_parameter("a").item() == pytest.approx(0.01)
 
 
@@ -138,7 +145,7 @@ def test_a_critic_step_of_wgan_is_torchs_rmsprop_and_a_clamp(arch: str) -> None:
     reference = torch.optim.RMSprop(twin.critic.parameters(), 5e-5)
     for number in range(3):
         real = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(number))
-        critic_step(state, real)
+        critic_step(state, Batch(real))
         with torch.no_grad():
             fake = twin.generator(torch.randn(4, 3, generator=twin.rng))
         on_real = twin.critic(real) if arch == "dcgan" else None
@@ -164,14 +171,16 @@ def test_a_step_reads_nothing_on_the_host(
     monkeypatch.setattr(torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: None))  # none there
     config = settings(variant=variant, arch=arch, optimizer=optimizer, ema=0.9, flip=True, instance_noise=0.1)
     state = new_state(config, meta)
-    figures = critic_step(state, torch.randn(4, 1, 16, 16, device=meta)) | generator_step(state)
+    figures = critic_step(state, Batch(torch.randn(4, 1, 16, 16, device=meta))) | generator_step(
+        state, any_batch(state)
+    )
     assert all(value.device == meta for value in figures.values())
 
 
 def test_a_generator_step_moves_the_generator_alone() -> None:
     """L = -E a (z + b), so b rises by lr · a; the critic keeps its weight and gets no gradient."""
     state = line("gp", a=0.5)
-    generator_step(state)
+    generator_step(state, any_batch(state))
     assert state.generator.get_parameter("b").item() == pytest.approx(0.05)
     slope = state.critic.get_parameter("a")
     assert slope.item() == 0.5 and slope.grad is None and slope.requires_grad
@@ -183,7 +192,7 @@ def test_the_average_follows_the_weights_with_its_decay() -> None:
     for decay, expected in ((0.9, 2 / 11), (0.1, 0.1)):
         state = new_state(settings(ema=decay), CPU)
         before = [p.clone() for p in state.generator.parameters()]
-        generator_step(state)
+        generator_step(state, any_batch(state))
         assert state.ema is not None
         for mean, old, new in zip(state.ema.parameters(), before, state.generator.parameters(), strict=True):
             torch.testing.assert_close(mean, expected * old + (1 - expected) * new)
@@ -196,7 +205,7 @@ def test_instance_noise_falls_linearly_to_nothing() -> None:
         state = line("gan", a=1.0, instance_noise=2.0, steps=10)
         state.step = step
         seen = inputs_of(state.critic)
-        critic_step(state, torch.zeros(4000, 1))
+        critic_step(state, Batch(torch.zeros(4000, 1)))
         scores.append(seen[0][:4000].std().item())
     assert scores == pytest.approx([2.0, 1.0, 0.2], rel=0.05)
 
@@ -207,9 +216,9 @@ def test_instance_noise_falls_linearly_to_nothing() -> None:
 def test_one_step_of_every_pair_changes_both_networks(variant: str, arch: str, precision: str) -> None:
     state = new_state(settings(variant=variant, arch=arch, precision=precision), CPU)
     before = [[p.clone() for p in n.parameters()] for n in (state.generator, state.critic)]
-    figures = critic_step(state, torch.randn(4, 1, 16, 16)) | generator_step(state)
+    figures = critic_step(state, Batch(torch.randn(4, 1, 16, 16))) | generator_step(state, any_batch(state))
     assert all(value.isfinite() and value.dtype == torch.float32 for value in figures.values())
-    assert state.config.record.estimate in figures
+    assert state.config.record.estimate.name in figures
     for network, old in zip((state.generator, state.critic), before, strict=True):
         assert any(not p.equal(q) for p, q in zip(network.parameters(), old, strict=True))
         assert all(p.dtype == torch.float32 for p in network.parameters())
@@ -219,7 +228,7 @@ def test_flips_mirror_about_half_of_the_images() -> None:
     state = new_state(settings(flip=True), CPU)
     seen = inputs_of(state.critic)
     image = torch.arange(256.0).view(1, 1, 16, 16) / 256
-    critic_step(state, image.repeat(200, 1, 1, 1))
+    critic_step(state, Batch(image.repeat(200, 1, 1, 1)))
     kept = sum(bool(x.equal(image[0])) for x in seen[0][:200])
     mirrored = sum(bool(x.equal(image[0].flip(-1))) for x in seen[0][:200])
     assert kept + mirrored == 200 and 60 < kept < 140
@@ -244,8 +253,8 @@ def real_points(shift: float, rng: torch.Generator) -> torch.Tensor:
 def mean_estimate(state: State, shift: float, steps: int = 400) -> float:
     """The mean of the last 50 estimates of a critic trained against a generator that stays as it is."""
     rng = torch.Generator().manual_seed(1)
-    figures = [critic_step(state, real_points(shift, rng)) for _ in range(steps)]
-    return float(np.mean([figure[state.config.record.estimate].item() for figure in figures[-50:]]))
+    figures = [critic_step(state, Batch(real_points(shift, rng))) for _ in range(steps)]
+    return float(np.mean([figure[state.config.record.estimate.name].item() for figure in figures[-50:]]))
 
 
 @pytest.mark.parametrize(("shift", "weight"), [(1.0, 10.0), (3.0, 10.0), (8.0, 10.0), (3.0, 100.0)])
@@ -269,8 +278,8 @@ def test_every_system_moves_its_samples_onto_the_data(variant: str, given: dict[
     shifts = []
     for _ in range(state.config.steps):
         for _ in range(5):
-            critic_step(state, real_points(2.0, rng))
-        generator_step(state)
+            critic_step(state, Batch(real_points(2.0, rng)))
+        generator_step(state, any_batch(state))
         shifts.append(state.generator.get_parameter("b").tolist())
     # The mean, as the two go round their balance before they come to rest.
     assert np.mean(shifts[-100:], axis=0).tolist() == pytest.approx([2.0, 0.0], abs=0.4)
@@ -401,7 +410,7 @@ def test_keep_goes_by_the_number_and_leaves_what_is_not_its_own(tmp_path: Path) 
     state = new_state(settings(keep=1), CPU)
     (tmp_path / "ckpt-best.pt").write_bytes(b"a person's")
     for state.step in (999_999, 1_000_000):
-        _save(tmp_path, state, images())
+        save(tmp_path, state, images())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt-1000000.pt", "ckpt-best.pt", "ckpt.pt"]
     assert checkpoint.load(tmp_path / "ckpt.pt")[0]["step"] == 1_000_000
 

@@ -18,13 +18,15 @@ from tiny import call
 from torch import nn
 
 from wgan_cli import DivergedError, StoppedError, checkpoint
-from wgan_cli import train as training
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.curve import read
-from wgan_cli.data import Dataset
-from wgan_cli.train import compare, critic_step, new_state, train
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.state import new_state
+from wgan_cli.step import critic_step
+from wgan_cli.train import train
 from wgan_cli.verdict import judge
+from wgan_cli.watch import compare
 
 CPU = torch.device("cpu")
 DIGITS = Path(__file__).parents[1] / "examples/digits.zip"
@@ -68,7 +70,11 @@ def test_no_image_is_in_both_parts_and_each_epoch_has_all_of_its_part() -> None:
     kept, heldout = Dataset(points, "").split(0.2, 4, seed=3)
     assert heldout
     seen = [
-        [i for n in range(len(part) // 4) for i in part.batch(epoch * (len(part) // 4) + n, 4, 3, CPU)[:, 0].tolist()]
+        [
+            i
+            for n in range(len(part) // 4)
+            for i in part.batch(epoch * (len(part) // 4) + n, 4, 3, CPU).samples[:, 0].tolist()
+        ]
         for part in (kept, heldout)
         for epoch in range(2)
     ]
@@ -84,7 +90,7 @@ def test_the_split_follows_from_the_seed_and_the_number_of_rows() -> None:
 
 def test_without_a_holdout_batches_are_those_of_all_rows() -> None:
     kept, heldout = images().split(0.0, 4, 0)
-    assert heldout is None and kept.batch(7, 4, 0, CPU).equal(images().batch(7, 4, 0, CPU))
+    assert heldout is None and kept.batch(7, 4, 0, CPU).samples.equal(images().batch(7, 4, 0, CPU).samples)
 
 
 def test_a_run_from_before_there_was_a_holdout_had_none() -> None:
@@ -103,7 +109,7 @@ class Scale(nn.Module):
         super().__init__()
         self.b = nn.Parameter(torch.tensor(b))
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         return z * self.b
 
 
@@ -114,7 +120,7 @@ class Slope(nn.Module):
         super().__init__()
         self.a = nn.Parameter(torch.tensor(a))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         return (x * self.a).sum(1)
 
 
@@ -169,7 +175,7 @@ def test_batch_norm_takes_each_batch_by_itself_in_a_comparison() -> None:
 def test_a_run_is_the_same_however_often_it_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = []
     for every in (1, 10**9):
-        monkeypatch.setattr(training, "COMPARE_EVERY", every)
+        monkeypatch.setattr("wgan_cli.train.COMPARE_EVERY", every)
         records = run(settings(ema=0.5), tmp_path / str(every))
         assert ["diversity" in record for record in records] == [every == 1] * 5 + [True]
         weights.append((tmp_path / str(every) / "ckpt.pt").read_bytes())
@@ -179,7 +185,7 @@ def test_a_run_is_the_same_however_often_it_is_compared(tmp_path: Path, monkeypa
 def test_figures_and_verdict_are_the_same_in_a_run_that_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "COMPARE_EVERY", 10)  # every second step
+    monkeypatch.setattr("wgan_cli.train.COMPARE_EVERY", 10)  # every second step
     whole = run(settings(variant="clip"), tmp_path / "whole")
     for _ in range(6):
         parts = run(settings(variant="clip"), tmp_path / "parts", time_limit=0.0)

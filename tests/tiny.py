@@ -16,8 +16,8 @@ from PIL import Image
 
 from wgan_cli.cli import main
 from wgan_cli.config import resolve
-from wgan_cli.data import Dataset
-from wgan_cli.train import State, new_state, save_state
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.state import State, new_state, save_state
 
 SETTINGS = ("--width", "4", "--batch", "8", "--steps", "4", "--ema", "0.9", "--log-every", "1")
 COMMAND = [str(Path(sys.executable).with_name("wgan"))]  # the installed one

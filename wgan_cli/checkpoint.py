@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import DataError, UsageError, __version__
 from .config import TrainConfig
 from .files import replacing
-from .models import build_critic, build_generator, parameter_count
+from .networks import build_critic, build_generator, parameter_count
 
 FORMAT = 1  # raised when an older version could not read a new file
 KEYS: dict[str, type | tuple[type, ...]] = {

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from . import UsageError
+from .networks import ARCHITECTURES
 from .variants import VARIANTS, Variant
 
-ARCHS = ("mlp", "dcgan")
+ARCHS = tuple(ARCHITECTURES)
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 FITS = ("crop", "pad", "stretch")
 PRECISIONS = ("fp32", "bf16", "auto")
@@ -25,12 +26,6 @@ _OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "rmsprop": {},
     "sgd": {},
 }
-# Papers' widths: DCGAN's 64 feature maps, WGAN's 512 units; no batch norm in a fully connected critic.
-ARCH_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "dcgan": {"width": 64},
-    "mlp": {"width": 512, "critic_norm": "none"},
-}
-
 # Beyond the papers: what reaches good samples soonest on two cores of a CPU (README has the measurements).
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {},
@@ -128,17 +123,9 @@ class TrainConfig:
         pair = self.betas is None or (len(self.betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in self.betas))
         _check(self, "betas", pair, "two numbers from 0 to below 1, as in 0.5,0.9")
         _check(self, "size", _is_int(self.size) and 0 <= self.size <= 256, "a whole number of pixels up to 256")
-        if self.size and self.arch == "dcgan" and padded_size(self.size) is None:
-            below = max((s for s in range(self.size) if padded_size(s)), default=None)
-            above = next(s for s in range(self.size, 257) if padded_size(s))
-            near = f"{below} or {above}" if below else f"{above}"
-            raise UsageError(
-                f"--size {self.size}: --arch dcgan takes powers of two from 16 to 256 and sizes up to an eighth "
-                f"under one, such as 28; use {near}, or --arch mlp"
-            )
-        if not self.size and self.arch != "mlp":
-            raise UsageError("a toy set holds points, not images: use --arch mlp")
-        if self.critic_norm == "batch" and self.record.penalty:
+        if reason := ARCHITECTURES[self.arch].refusal(self.size):
+            raise UsageError(reason)
+        if self.critic_norm == "batch" and self.record.penalties:
             raise UsageError(
                 f"--critic-norm batch: variant {self.variant} penalises the gradient of each sample by itself, "
                 "and batch norm mixes the samples of a batch (Gulrajani et al. 2017, section 4); use none or layer"
@@ -187,7 +174,7 @@ def resolve(
         ("default", general),
         (f"optimizer {optimizer}", _OPTIMIZER_DEFAULTS[optimizer]),
         (f"variant {variant}", paper),
-        (f"arch {arch}", ARCH_DEFAULTS[arch]),
+        (f"arch {arch}", ARCHITECTURES[arch].DEFAULTS),
         (f"preset {preset}", PRESETS[preset]),
         ("data", {**facts, **points}),
         ("given", given),
@@ -201,8 +188,8 @@ def resolve(
         values["precision"] = native_precision
     record = VARIANTS[variant]
     unused = {
-        "clip": None if record.clips else f"variant {variant} does not clip weights",
-        "gp_weight": None if record.penalty else f"variant {variant} has no gradient penalty",
+        "clip": None if record.constraint == "clip" else f"variant {variant} does not clip weights",
+        "gp_weight": None if record.penalties else f"variant {variant} has no gradient penalty",
         "betas": None if optimizer == "adam" else f"optimizer {optimizer} has no betas",
     }
     for name, reason in unused.items():
@@ -226,17 +213,6 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]
 
 def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def padded_size(size: int) -> int | None:
-    """The power of two from 16 to 256 that a DCGAN of `size` works at inside, None if there is none.
-
-    A size that is no power of two is padded by at most an eighth (28 to 32), so that little work is wasted.
-    """
-    for power in (16, 32, 64, 128, 256):
-        if power * 7 // 8 <= size <= power:
-            return power
-    return None
 
 
 def auto_size(side: float) -> int:

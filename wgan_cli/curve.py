@@ -10,6 +10,7 @@ from textwrap import fill
 from typing import Any
 
 from .files import replacing
+from .losses import ESTIMATES
 from .verdict import judge
 
 INSTALL = "needs matplotlib, as in pip install 'wgan[plot]'"
@@ -22,10 +23,6 @@ TITLES = {
     "images_per_second": "images per second",
     "generator_loss": "generator loss",
     "critic_loss": "critic loss",
-}
-ESTIMATES = {
-    "wasserstein": "Wasserstein estimate over steps",
-    "js": "Jensen-Shannon estimate (nats) over steps",
 }
 TRAINING, HELDOUT = "#1f5fa8", "#d9660f"
 
@@ -65,7 +62,7 @@ def write(run: Path) -> bool:
     main = figure.add_subplot(grid[0, 0])
     draw_estimate(main, records, verdict.estimate)
     main.legend(frameon=False, fontsize=8)
-    _style(main, ESTIMATES[verdict.estimate])
+    _style(main, ESTIMATES[verdict.estimate].title)
     for place, name in enumerate(panels):
         axes = figure.add_subplot(small[place // 2, place % 2])
         steps, values = column(records, name)

@@ -1,71 +1,62 @@
-"""The gradient penalty of a critic between real and fake samples (Gulrajani et al. 2017, section 4)."""
+"""Penalties on the gradient of the critic's scores: where it is taken, and what its norm costs."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from . import ops
-from .convolution import Halving, transposed
+from .networks.network import PiecewiseLinear
 from .variants import Penalty
 
 
 def critic_penalty(
-    critic: nn.Module,
-    real: Tensor,  # [B, ...]
-    fake: Tensor,  # [B, ...], without gradient
-    mix: Tensor,  # [B] in [0, 1): the share of `real` in each point
-    penalty: Penalty,
-    weight: float,
+    critic: nn.Module, points: Tensor, penalty: Penalty, weight: float, y: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The penalty (scalar, differentiable in the critic's parameters) and the gradient norms [B] at x̂.
+    """The penalty (scalar, differentiable in the critic's parameters) and the gradient norms [B] at points [B, ...].
 
-    x̂ = mix · real + (1 - mix) · fake, one point a pair of samples (algorithm 1, line 6).
+    weight: --gp-weight. y: [B] classes of the points, or None.
     """
-    points = torch.lerp(fake, real, mix.view(-1, *[1] * (real.dim() - 1)))
-    return ops.gradient_penalty(input_gradient(critic, points), weight, penalty.target, penalty.one_sided)
+    gradient, cost = input_gradient(critic, points, y), penalty.cost
+    if cost.power == 2:
+        return ops.gradient_penalty(gradient, weight * penalty.weight, cost.target, cost.one_sided)
+    assert cost.target == 0
+    squares = gradient.float().square().flatten(1).sum(1)  # their root has no slope at 0
+    return weight * penalty.weight * squares.pow(cost.power / 2).mean(), squares.detach().sqrt()
 
 
-def input_gradient(critic: nn.Module, points: Tensor) -> Tensor:
+def input_gradient(critic: nn.Module, points: Tensor, y: Tensor | None = None) -> Tensor:
     """The gradient [B, ...] of the critic's scores with respect to its input, differentiable in the parameters."""
-    layers = getattr(critic, "net", None)
-    if isinstance(layers, nn.Sequential) and all(isinstance(layer, _PIECEWISE_LINEAR) for layer in layers):
-        return _piecewise_linear_gradient(list(layers), points)
+    if isinstance(critic, PiecewiseLinear):
+        return critic.input_gradient(points, y)
     points = points.detach().requires_grad_()
     # Each row of the sum's gradient is its sample's own, as no sample's score depends on another sample.
-    (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+    (gradient,) = torch.autograd.grad(critic(points, y).sum(), points, create_graph=True)
     return gradient
 
 
-_PIECEWISE_LINEAR = (nn.Linear, Halving, nn.Flatten, nn.ZeroPad2d, nn.ReLU, nn.LeakyReLU)
+def draw_points(place: str, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    """The points [B, ...] of a penalty at `place`, of real and fake samples [B, ...]."""
+    if place == "real":
+        return real
+    if place == "fake":
+        return fake
+    if place == "around":
+        noise = torch.rand(real.shape, generator=rng, device=real.device)
+        return around(real, noise, torch.rand(len(real), generator=rng, device=real.device))
+    return between(real, fake, torch.rand(len(real), generator=rng, device=real.device))
 
 
-def _piecewise_linear_gradient(layers: Sequence[nn.Module], points: Tensor) -> Tensor:
-    """The same where all layers are linear or (leaky) ReLU: the transposed layers in reverse order.
+def between(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """mix · real + (1 - mix) · fake, a share of [0, 1) a sample (Gulrajani et al. 2017, algorithm 1, line 6)."""
+    return torch.lerp(fake, real, _by_sample(mix, real))
 
-    The slopes found on the way up are constants, so that a penalty takes one ordinary backward pass: 4 passes of the
-    critic in all. Differentiating autograd's gradient takes 6, two of them to push the slopes' derivative, 0, down
-    through every layer.
-    """
-    values = [points]
-    with torch.no_grad():
-        for layer in layers:
-            values.append(layer(values[-1]))
-    torch.clear_autocast_cache()  # of weights cast without gradients, which some torch would take again below
-    gradient = torch.ones_like(values[-1])
-    for layer, before, after in zip(reversed(layers), values[-2::-1], values[:0:-1], strict=True):
-        if isinstance(layer, nn.Linear):
-            gradient = gradient @ layer.weight
-        elif isinstance(layer, Halving):
-            gradient = transposed(gradient, layer.weight)
-        elif isinstance(layer, nn.Flatten):
-            gradient = gradient.view(before.shape)
-        elif isinstance(layer, nn.ZeroPad2d):
-            left, right, top, bottom = layer.padding
-            gradient = gradient[:, :, top : gradient.shape[2] - bottom, left : gradient.shape[3] - right]
-        else:
-            slope = layer.negative_slope if isinstance(layer, nn.LeakyReLU) else 0.0
-            gradient = torch.ops.aten.leaky_relu_backward(gradient, after, slope, True)  # times 1 or slope, by sign
-    return gradient
+
+def around(real: Tensor, noise: Tensor, mix: Tensor) -> Tensor:
+    """real + mix · ½ · deviation · noise (Kodali et al. 2017, authors' code): noise in [0, 1) of the samples' shape,
+    deviation of the whole batch."""
+    return real + _by_sample(mix, real) * (0.5 * real.std(correction=0)) * noise
+
+
+def _by_sample(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 1))

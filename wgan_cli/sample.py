@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import UsageError
-from .data import to_pixels
+from .data.dataset import to_pixels
 from .files import names_folder, replacing
 
 CHUNK = 64  # images generated at a time, always: a matrix product's last bits depend on its shape

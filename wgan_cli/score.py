@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from . import UsageError
 from .config import TrainConfig
-from .data import BadFile, Item, Pixels, read_image, read_images, to_unit
+from .data.dataset import to_unit
+from .data.decode import BadFile, Item, Pixels, read_image
+from .data.pool import read_images
 from .sample import generate, latents
 
 BATCH = 64

@@ -1,27 +1,43 @@
-"""The systems, one record each: losses, penalty, constraint and the paper's settings.
-
-Losses take logits of shape [B] or [B, 1] and return a scalar that is minimised. D(x) = sigmoid(logit), and
-log D = -softplus(-logit), log(1 - D) = -softplus(logit): never the log of a sigmoid, which underflows.
-To add a variant, add a record.
-"""
+"""The systems, one record each: losses, penalties, constraint and the paper's settings. To add one, add a record."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from .losses import (
+    JENSEN_SHANNON,
+    WASSERSTEIN,
+    Estimate,
+    critic_generator_loss,
+    critic_loss,
+    discriminator_loss,
+    non_saturating_loss,
+    saturating_loss,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Penalty:
-    """weight · mean((‖∇f(x̂)‖ - target)²) at points x̂ between real and fake samples."""
+class Cost:
+    """What a gradient's norm n costs: |n - target|^power, and one-sided nothing under the target."""
 
     target: float = 1.0
-    one_sided: bool = False  # True: only norms above the target cost
+    one_sided: bool = False
+    power: float = 2.0
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """weight · --gp-weight · the mean cost of ‖∇f(x)‖ over points x: on the lines between real and fake samples, on
+    either, or around real ones."""
+
+    place: Literal["between", "real", "fake", "around"] = "between"
+    cost: Cost = Cost()
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -29,53 +45,12 @@ class Variant:
     summary: str
     paper: str
     critic_loss: Callable[[Tensor, Tensor], Tensor]  # (on real, on fake) -> scalar
-    generator_loss: Callable[[Tensor], Tensor]  # (on fake) -> scalar
-    estimate: str  # name of the logged distance
-    distance: Callable[[Tensor, Tensor], Tensor]  # (on real, on fake) -> that distance, positive
-    penalty: Penalty | None = None
-    clips: bool = False  # every parameter of the critic in [-clip, clip] after each of its steps
+    generator_loss: Callable[[Tensor, Tensor | None], Tensor]  # (on fake, on real where it pairs) -> scalar
+    estimate: Estimate
+    pairs: bool = False  # the generator's loss sees real scores too
+    penalties: tuple[Penalty, ...] = ()
+    constraint: Literal["none", "clip", "spectral"] = "none"  # of the critic: all weights in ±--clip; W/σ(W) a layer
     defaults: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _softplus(x: Tensor) -> Tensor:
-    from torch.nn.functional import softplus  # here, so that listing the variants does not import torch
-
-    return softplus(x)
-
-
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """-E log D(x) - E log(1 - D(G(z))), Goodfellow et al. 2014, eq. 1."""
-    return _softplus(-real).mean() + _softplus(fake).mean()
-
-
-def saturating_loss(fake: Tensor) -> Tensor:
-    """E log(1 - D(G(z))), Goodfellow et al. 2014, eq. 1: vanishing gradient where D is sure of itself."""
-    return -_softplus(fake).mean()
-
-
-def non_saturating_loss(fake: Tensor) -> Tensor:
-    """-E log D(G(z)), Goodfellow et al. 2014, section 3: the "-log D trick"."""
-    return _softplus(-fake).mean()
-
-
-def js_estimate(real: Tensor, fake: Tensor) -> Tensor:
-    """Lower bound on the Jensen-Shannon divergence in nats, at most log 2 (Arjovsky et al. 2017, figure 4)."""
-    return math.log(2) - 0.5 * discriminator_loss(real, fake)
-
-
-def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """E f(G(z)) - E f(x), Arjovsky et al. 2017, eq. 2 negated."""
-    return fake.mean() - real.mean()
-
-
-def critic_generator_loss(fake: Tensor) -> Tensor:
-    """-E f(G(z)), Arjovsky et al. 2017, eq. 4."""
-    return -fake.mean()
-
-
-def wasserstein_estimate(real: Tensor, fake: Tensor) -> Tensor:
-    """E f(x) - E f(G(z)): the Wasserstein-1 distance up to the critic's Lipschitz constant."""
-    return real.mean() - fake.mean()
 
 
 _DCGAN: dict[str, Any] = {  # Radford et al. 2016, section 4
@@ -94,8 +69,7 @@ VARIANTS: Mapping[str, Variant] = {
         summary="minimax loss, saturating; optimizer as DCGAN",
         critic_loss=discriminator_loss,
         generator_loss=saturating_loss,
-        estimate="js",
-        distance=js_estimate,
+        estimate=JENSEN_SHANNON,
         defaults=_DCGAN,
     ),
     "ns": Variant(
@@ -103,8 +77,7 @@ VARIANTS: Mapping[str, Variant] = {
         summary="-log D loss, as in DCGAN",
         critic_loss=discriminator_loss,
         generator_loss=non_saturating_loss,
-        estimate="js",
-        distance=js_estimate,
+        estimate=JENSEN_SHANNON,
         defaults=_DCGAN,
     ),
     "clip": Variant(
@@ -112,9 +85,8 @@ VARIANTS: Mapping[str, Variant] = {
         summary="Wasserstein loss, critic weights clipped",
         critic_loss=critic_loss,
         generator_loss=critic_generator_loss,
-        estimate="wasserstein",
-        distance=wasserstein_estimate,
-        clips=True,
+        estimate=WASSERSTEIN,
+        constraint="clip",
         defaults={  # algorithm 1
             "optimizer": "rmsprop",
             "lr": 5e-5,
@@ -130,9 +102,8 @@ VARIANTS: Mapping[str, Variant] = {
         summary="Wasserstein loss, gradient penalty",
         critic_loss=critic_loss,
         generator_loss=critic_generator_loss,
-        estimate="wasserstein",
-        distance=wasserstein_estimate,
-        penalty=Penalty(),
+        estimate=WASSERSTEIN,
+        penalties=(Penalty(),),
         defaults={  # algorithm 1; the latent's size is that of the authors' code
             "optimizer": "adam",
             "lr": 1e-4,

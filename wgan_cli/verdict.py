@@ -6,7 +6,7 @@ missing figure meets none:
 
 diverged         a figure or weight was not finite
 too-early        fewer than ten logged batches in now and before together
-diverged         the critic is out of bounds: js under -log 2, or gradient norms over 2 and a penalty above the estimate
+diverged         the critic is out of bounds: estimate under its floor, or gradient norms over 2 and a penalty above it
 critic-too-weak  in a third of the batches, in now and before, the critic scored samples no lower than data
 too-early        fewer than three comparisons in now and before together
 collapsed        samples lie less than half as far apart as data do, and still would after as many steps again
@@ -26,12 +26,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .losses import ESTIMATES, WASSERSTEIN
+
 
 @dataclass(frozen=True)
 class Verdict:
     word: str
     reason: str
-    estimate: str  # the column judged by: wasserstein or js
+    estimate: str  # the column judged by, a key of ESTIMATES
     figures: Mapping[str, float]
 
     def __str__(self) -> str:
@@ -44,7 +46,7 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     quarters = [[r for r in records if i * end < 4 * r["step"] <= (i + 1) * end] for i in range(4)]
     before, now = quarters[2:]
     both = before + now
-    name = "js" if any("js" in r for r in records) else "wasserstein"
+    name = next((name for name in ESTIMATES if any(name in r for r in records)), WASSERSTEIN.name)
 
     def median(part: Iterable[Mapping[str, Any]], column: str) -> float:
         return statistics.median([r[column] for r in part if column in r] or [math.nan])
@@ -69,7 +71,7 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
         ("too-early", batches < 10, f"{batches} batches logged in the last half of the steps do not tell"),
         (
             "diverged",
-            name == "js" and estimate < -math.log(2),
+            estimate < ESTIMATES[name].floor,
             f"the estimate is {estimate:.3g}: the critic does worse than by saying the same of all; take a lower --lr",
         ),
         (

@@ -26,10 +26,11 @@ import torch
 from PIL import Image
 
 from wgan_cli.config import resolve
-from wgan_cli.data import Dataset, find_images
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.data.source import find_images
 from wgan_cli.sample import CHUNK, latents, write_samples
 from wgan_cli.score import score_images
-from wgan_cli.train import new_state, save_state
+from wgan_cli.state import new_state, save_state
 
 COUNT = 10_000
 SIDE = 28

@@ -53,7 +53,8 @@ def ours(folder: str, size: int) -> Callable[[], Epoch]:
 
     from wgan_cli.config import resolve
     from wgan_cli.console import Console
-    from wgan_cli.data import open_source, prepare, probe
+    from wgan_cli.data.cache import prepare, probe
+    from wgan_cli.data.source import open_source
 
     def start() -> Epoch:
         console = Console(quiet=True)

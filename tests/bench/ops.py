@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from wgan_cli import ops
 from wgan_cli.config import TrainConfig
-from wgan_cli.models import build_critic
+from wgan_cli.networks import build_critic
 
 BATCH, BOUND, LR, ALPHA, EPS, WEIGHT = 64, 0.01, 5e-5, 0.99, 1e-8, 10.0
 Call = Callable[[], Any]

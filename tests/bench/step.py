@@ -29,8 +29,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from wgan_cli.config import TrainConfig, resolve
-from wgan_cli.convolution import Doubling, Halving
-from wgan_cli.train import State, critic_step, keep_freed_memory, new_state
+from wgan_cli.data.dataset import Batch
+from wgan_cli.device import keep_freed_memory
+from wgan_cli.networks.halving import Doubling, Halving
+from wgan_cli.state import State, new_state
+from wgan_cli.step import critic_step
 
 CASES = [("mlp", 28, 1), ("dcgan", 32, 3), ("dcgan", 64, 3), ("dcgan", 128, 3)]
 # Of the length of the whole gradient, in float32. Of millions of activations a few lie so near 0 that rounding, which
@@ -110,7 +113,7 @@ def measure(config: TrainConfig, rounds: int) -> dict[str, Any]:
     forms: dict[str, Callable[[], Any]] = {
         "attached": lambda: plain["attached"].step(real.contiguous()),
         "detached": lambda: plain["detached"].step(real.contiguous()),
-        "ours": lambda: critic_step(state, real),
+        "ours": lambda: critic_step(state, Batch(real)),
     }
     gflop = {}
     for name, form in forms.items():

@@ -109,9 +109,10 @@ def inside(command: list[str]) -> None:
         found["mb"] = peak()  # of training, without the drawing of the last curve
         return figures
 
-    update = train.generator_step
-    train.critic_step = timed(train.critic_step, "in_steps")
-    train.generator_step = timed(generator_step, "in_steps")
+    loop: Any = train
+    update = loop.generator_step
+    loop.critic_step = timed(loop.critic_step, "in_steps")
+    loop.generator_step = timed(generator_step, "in_steps")
     train.train = timed(train.train, "training")
     sys.argv = ["wgan", *command]
     try:

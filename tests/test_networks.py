@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from wgan_cli.config import TrainConfig
-from wgan_cli.models import build_critic, build_generator, has_batch_norm
+from wgan_cli.networks import build_critic, build_generator, has_batch_norm
 
 DCGAN_SHAPES = [(14, 1), (16, 3), (28, 1), (32, 3), (56, 2), (64, 3), (64, 4), (112, 1), (128, 5), (224, 3), (256, 1)]
 

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wgan_cli import convolution
-from wgan_cli.convolution import Doubling, Halving, transposed
+from wgan_cli.networks import halving
+from wgan_cli.networks.halving import Doubling, Halving, transposed
 
 
 @pytest.fixture
 def few_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the product at sizes that finite differences can be taken of."""
-    monkeypatch.setattr(convolution, "MAPS", 2)
+    monkeypatch.setattr(halving, "MAPS", 2)
 
 
 def _operands(maps_in: int, maps_out: int, batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,7 +45,7 @@ def test_product_is_the_convolution(few_maps: None, form: str, bias: bool) -> No
 
 def test_second_derivatives(few_maps: None) -> None:
     large, small, weight = (t.requires_grad_() for t in _operands(2, 1, batch=1))
-    halved, doubled = convolution._Halved.apply, convolution._Doubled.apply
+    halved, doubled = halving._Halved.apply, halving._Doubled.apply
     for function, image in ((halved, large), (doubled, small)):
         assert torch.autograd.gradcheck(function, (image, weight))
         assert torch.autograd.gradgradcheck(function, (image, weight))
@@ -67,8 +67,8 @@ def test_product_is_taken_where_it_pays(monkeypatch: pytest.MonkeyPatch, maps: i
     def instead(*shape: int) -> Callable[[Tensor], Tensor]:
         return lambda _: taken.append(shape) or torch.zeros(shape)  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr(convolution, "_patches", instead(16, 16 * maps))
-    monkeypatch.setattr(convolution, "_summed", instead(1, maps, 8, 8))
+    monkeypatch.setattr(halving, "_patches", instead(16, 16 * maps))
+    monkeypatch.setattr(halving, "_summed", instead(1, maps, 8, 8))
     Halving(maps, 2)(torch.zeros(1, maps, side, side))
     Doubling(2, maps)(torch.zeros(1, 2, side // 2, side // 2))
     transposed(torch.zeros(1, 2, side // 2, side // 2), torch.zeros(2, maps, 4, 4))
@@ -89,7 +89,7 @@ def test_autocast_as_torch(few_maps: None) -> None:
 def test_views_where_weights_are_channels_last() -> None:
     """Neither weights nor pixels are copied before and after the product."""
     weight = torch.zeros(3, 2, 4, 4).contiguous(memory_format=torch.channels_last)
-    assert convolution._matrix(weight).data_ptr() == weight.data_ptr()
+    assert halving._matrix(weight).data_ptr() == weight.data_ptr()
     image = torch.zeros(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    assert convolution._rows(image).data_ptr() == image.data_ptr()
-    assert convolution._image(convolution._rows(image), 4).is_contiguous(memory_format=torch.channels_last)
+    assert halving._rows(image).data_ptr() == image.data_ptr()
+    assert halving._image(halving._rows(image), 4).is_contiguous(memory_format=torch.channels_last)

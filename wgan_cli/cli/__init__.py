@@ -1,0 +1,128 @@
+"""The command line: the only package that knows Click. Each command parses, makes one call and prints.
+
+torch takes over a second to import, so the modules that need it are imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from .. import StoppedError, WganError, __version__
+from ..console import Console
+from . import evaluate, info, options, sample, score, train
+
+
+def main() -> NoReturn:
+    """Run the command line, and end with the documented exit code whatever happens."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave)
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)  # save and go on: nothing to save yet
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller, as in >&-
+            setattr(sys, name, open(os.devnull, mode))
+    warnings.formatwarning = lambda message, *where: f"{message}\n"  # a notice to the user, who has no line to mend
+    stdout = sys.stdout
+    try:
+        code = cli.main(prog_name="wgan", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = 128 + signal.SIGPIPE
+    except SystemExit as end:  # a signal's, completion's, or Click's for a closed pipe: it wraps stdout and exits 1
+        code = end.code if sys.stdout is stdout else 128 + signal.SIGPIPE
+    except (KeyboardInterrupt, click.Abort):
+        Console().row("Interrupted")
+        code = 128 + signal.SIGINT
+    except Exception as error:
+        if options.debugging:
+            raise
+        code = _show(error)
+    try:
+        sys.stdout.flush()
+    except OSError:  # told already, or a closed pipe; Python would complain once more when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code or 0)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """The first SIGINT or SIGTERM unwinds what is going on, the second ends the process at once."""
+    for either in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(either, lambda number, frame: os._exit(128 + number))
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def _show(error: Exception) -> int:
+    """Say what went wrong in a line or two; the exit code for it."""
+    console = Console()
+    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):  # new in Click 8.2
+        error.show()
+    elif isinstance(error, click.UsageError):
+        console.error(error.format_message())
+        console.row(f"Try `{error.ctx.command_path if error.ctx else 'wgan'} -h`.")
+    elif isinstance(error, click.ClickException):
+        console.error(error.format_message())
+    elif isinstance(error, StoppedError):
+        for line in str(error).split("\n"):
+            console.row(line)
+    elif isinstance(error, WganError):
+        console.error(str(error))
+    elif isinstance(error, OSError) and error.strerror:
+        console.error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # as torch has it
+        console.error(f"not enough memory: {str(error)[:200]}; ask for less at a time")
+    else:
+        console.error(f"{type(error).__name__}: {error} (--debug shows where)")
+    return getattr(error, "exit_code", 1)
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        try:
+            torch = version("torch")
+        except PackageNotFoundError:
+            torch = "missing"
+        click.echo(f"wgan {__version__}, torch {torch}, Python {platform.python_version()}")
+        ctx.exit()
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "WGAN", "max_content_width": 110}
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """\b
+    wgan train --data ./imgs --variant gp -o run/     train; prints run/ckpt.pt when done
+    wgan sample run/ckpt.pt -n 64 -o grid.png         draw samples
+    wgan critic-score run/ckpt.pt imgs/ | sort -g     rank images by the critic
+    wgan evaluate run/ --data heldout/                distances between samples and data
+    wgan info run/                                    what a checkpoint holds
+
+    Train a Wasserstein GAN on images, sample from it, rank images by its critic.
+
+    Results go to stdout, talk to stderr. Every option can come from the environment: WGAN_TRAIN_LR is
+    --lr of train.
+
+    \b
+    Exit codes: 0 done · 1 other error · 2 usage · 3 bad data or checkpoint · 4 training diverged
+                75 stopped by --time-limit · 130, 143 stopped by SIGINT, SIGTERM · 141 pipe closed
+    """
+
+
+for _command in (train.train, sample.sample, score.critic_score, evaluate.evaluate, info.info):
+    cli.add_command(_command)

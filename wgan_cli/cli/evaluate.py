@@ -1,0 +1,96 @@
+"""wgan evaluate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from .. import UsageError
+from ..console import Console
+from .options import any_path, checkpoint_argument, device_option, null_option, talk_options
+
+
+@click.command(short_help="Distances between samples and held-out data.")
+@checkpoint_argument()
+@click.option(
+    "--data", required=True, type=any_path, help="Held-out images, in any form that train takes; or toy:NAME."
+)
+@click.option("--train", "trained", type=any_path, help="What it was trained on: are samples copies of it?")
+@click.option(
+    "--features",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A TorchScript or torch.export model to compare in the features of. It is a program: load none that you "
+    "do not trust.",
+)
+@click.option("-n", "--count", type=click.IntRange(1), help="N.  [default: 1000, or half of the data]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of samples, choice and directions."
+)
+@null_option
+@click.option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a figure, a line each.")
+@device_option
+@talk_options
+def evaluate(
+    checkpoint: Path,
+    data: str,
+    trained: str | None,
+    features: Path | None,
+    count: int | None,
+    seed: int,
+    null: bool,
+    skip_bad: bool,
+    as_json: bool,
+    device: str,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """\b
+    wgan evaluate run/ --data heldout/
+    wgan evaluate run/ --data heldout.zip --train imgs/ --json
+    wgan evaluate run/ --data heldout/ --features inception.pt -n 5000
+
+    Compare N samples with N held-out images, and beside that N other held-out images with the same ones: the
+    column `data` is what a perfect generator would reach. Figures of another N or other data are not comparable.
+    Where --data is what it was trained on, only what --holdout kept from training is taken of it.
+
+    Images are prepared as in training. The model in --features gets float32 [64, C, H, W] in [-1, 1], grey
+    repeated to 3 channels, and returns one tensor [64, ...]; with Inception frechet_distance is FID and
+    kernel_distance KID.
+    """
+    from ..checkpoint import load, load_generator
+    from ..data.cache import prepare
+    from ..data.source import open_source
+    from ..device import pick_device
+    from ..evaluate import evaluate, parts
+
+    generator, config = load_generator(checkpoint, pick_device(device))
+    console = Console(quiet=quiet, verbose=verbose)
+    if features and not config.size:
+        raise UsageError("--features is for images, and this checkpoint draws points")
+    if data == trained == "-":
+        raise UsageError("--data -, --train -: standard input is one list; give the other by its name")
+    named = {"--data": data, "--train": trained}
+    sources = [open_source(name, sys.stdin.buffer, null, flag) for flag, name in named.items() if name]
+    if any(bool(source.toy) == bool(config.size) for source in sources):
+        raise UsageError(f"this checkpoint draws {'images' if config.size else 'points'}; compare like with like")
+    held, *others = (prepare(source, replace(config, batch=1), skip_bad, console) for source in sources)
+    fingerprint = load(checkpoint)[0]["data"]["fingerprint"]
+    held, seen = parts(held, next(iter(others), None), config, fingerprint, console)
+    records = evaluate(generator, config, held, console, count=count, seed=seed, features=features, train=seen)
+    for number, record in enumerate(records):
+        if as_json:
+            click.echo(json.dumps(record))
+            continue
+        if number == 0:
+            click.echo(f"{'figure':20} {'samples':>10} {'data':>10}  protocol")
+        where = f"{record['space']} {record.get('features_fingerprint', '')}".strip()
+        click.echo(
+            f"{record['figure']:20} {record['samples']:10.5g} {record['data']:10.5g}  N {record['n']}, seed {seed}, "
+            f"{where}, {'x'.join(map(str, config.shape))}, {len(held)} in {held.fingerprint}; {record['method']}"
+        )

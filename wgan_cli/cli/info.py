@@ -1,0 +1,65 @@
+"""wgan info."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..console import printable, sparkline
+from .options import checkpoint_argument, in_run, plain, talk_options
+
+
+@click.command(short_help="The environment, and what a checkpoint holds.")
+@checkpoint_argument(required=False)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@talk_options
+def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """\b
+    wgan info
+    wgan info run/
+    wgan info run/ckpt.pt --json
+
+    Show the environment, and what a checkpoint or a run folder holds.
+    """
+    from .. import checkpoint as checkpoints
+    from .. import ops
+    from ..data.cache import cache_folder
+    from ..device import pick_device
+
+    facts: dict[str, Any] = {
+        **checkpoints.versions(),
+        "device": str(pick_device("auto")),
+        "kernels": ops.kernels_state(),
+        "cache": str(cache_folder()),
+    }
+    if checkpoint:
+        folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+        if (log := folder / "metrics.jsonl").exists():
+            facts["run"] = _run_facts(log)
+        if folder != checkpoint or (folder / "ckpt.pt").exists() or not log.exists():  # it may have saved nothing yet
+            facts["checkpoint"] = checkpoints.describe(in_run(checkpoint))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for group in (facts, facts.pop("checkpoint", {}), facts.pop("run", {})):
+        for name, value in group.items():
+            click.echo(f"{name:22} {printable(plain(value))}")
+
+
+def _run_facts(log: Path) -> dict[str, Any]:
+    """What the records of a run say of it."""
+    from ..curve import column, read
+    from ..verdict import judge
+
+    records = read(log)
+    verdict = judge(records)
+    _, values = column(records, verdict.estimate)
+    return {
+        "verdict": verdict.word,
+        "reason": verdict.reason,
+        "estimate_so_far": sparkline(values, 32),
+        **verdict.figures,
+    }

@@ -1,0 +1,97 @@
+"""wgan sample."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from .. import UsageError
+from ..files import check_writable, names_folder
+from .options import any_path, check_stdout, checkpoint_argument, device_option, talk_options
+
+
+@click.command(short_help="Draw samples from a checkpoint.")
+@checkpoint_argument()
+@click.option("-n", "--count", type=click.IntRange(1), help="Number of samples.  [default: 64]")
+@click.option(
+    "-o",
+    "--out",
+    type=any_path,
+    default="samples.png",
+    show_default=True,
+    help="FILE.png (a grid), DIR/ (a file each), FILE.npz, FILE.npy or `-`.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the latents.")
+@click.option(
+    "--index", type=click.IntRange(0, 2**63 - 1), help="Begin with this image of the seed; alone, draw only it."
+)
+@click.option(
+    "--interpolate",
+    type=click.IntRange(2),
+    metavar="STEPS",
+    help="Walk from each of the N latents to the next, a row a pair.  [N: 9]",
+)
+@click.option("--truncation", type=float, help="Draw latents again beyond this many deviations.")
+@click.option("--raw", is_flag=True, help="Weights of the last step, not their average.")
+@click.option("--nrow", type=click.IntRange(1), help="Images in a row of the grid.")
+@device_option
+@talk_options
+def sample(
+    checkpoint: Path,
+    count: int | None,
+    out: str,
+    seed: int,
+    index: int | None,
+    interpolate: int | None,
+    truncation: float | None,
+    raw: bool,
+    nrow: int | None,
+    device: str,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """\b
+    wgan sample run/ckpt.pt                                    64 images in samples.png
+    wgan sample run/ckpt.pt -n 1000 --seed 7 -o faces/         a PNG each
+    wgan sample run/ckpt.pt -n 50000 -o samples.npz            an array [N, H, W, C]
+    wgan sample run/ckpt.pt -n 16 -o - | display
+
+    Draw samples from a checkpoint; prints the path written.
+
+    Image i of a seed is the same whatever the number of images or the form they are written in.
+    """
+    if out == "-":
+        check_stdout()
+    if out == "-" and sys.stdout.isatty():
+        raise UsageError("-o - writes a PNG to standard output, which is a terminal; name a file or pipe it on")
+    if out != "-":
+        folder = names_folder(out)
+        if not folder and not out.lower().endswith((".png", ".npz", ".npy")):
+            raise UsageError(f"-o {out}: must end in .png, .npz, .npy or, for a folder, in /")
+        check_writable(Path(out, "*.png") if folder else Path(out), "-o")
+    if truncation is not None and not truncation >= 0.01:
+        raise UsageError(f"--truncation {truncation:g}: must be a number from 0.01; latents are drawn till all fit")
+    first = index or 0
+    count = count or (1 if index is not None else 9 if interpolate else 64)
+    if first + count > 2**63:
+        raise UsageError(f"--index {first} with -n {count}: the last index must be below 2^63")
+    if interpolate and count < 2:
+        raise UsageError(f"--interpolate {interpolate}: needs -n 2 or more latents to walk between, not {count}")
+
+    from .. import sample as sampling
+    from ..checkpoint import load_generator
+    from ..device import pick_device
+
+    generator, config = load_generator(checkpoint, pick_device(device), raw)
+    rows = sampling.latents(seed, range(first, first + count), config.latent, truncation)
+    stem = f"seed{seed}"
+    if interpolate:
+        stem += f"-from{first}-step{interpolate}"  # other pictures than those of the seed itself
+        rows, first, nrow = sampling.interpolate(rows, interpolate), 0, nrow or interpolate
+    stdout = sys.stdout.buffer if out == "-" else None
+    sampling.write_samples(generator, rows, out, first=first, stem=stem, columns=nrow, stdout=stdout)
+    if out != "-":
+        click.echo(os.fsencode(out))

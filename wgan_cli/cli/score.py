@@ -1,0 +1,104 @@
+"""wgan critic-score."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from .. import DataError
+from ..console import Console, printable
+from .options import any_path, check_stdout, checkpoint_argument, device_option, null_option, talk_options
+
+
+@click.command("critic-score", short_help="Rank images by a checkpoint's critic.")
+@checkpoint_argument()
+@click.argument("paths", nargs=-1, type=any_path, metavar="PATHS...")
+@null_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--summary", is_flag=True, help="Add the means on these images and on as many samples, and their difference."
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the summary's samples."
+)
+@device_option
+@talk_options
+def critic_score(
+    checkpoint: Path,
+    paths: tuple[str, ...],
+    null: bool,
+    as_json: bool,
+    summary: bool,
+    seed: int,
+    device: str,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """\b
+    wgan critic-score run/ckpt.pt imgs/ | sort -g | head       the least real
+    find . -name '*.png' -print0 | wgan critic-score -0 run/ckpt.pt - | sort -gz
+    wgan critic-score run/ckpt.pt a.png b.zip --json --summary
+
+    Score images by the critic, the higher the more real: a line `SCORE<TAB>PATH` each, in order.
+
+    PATHS are images, folders, zips, or `-` for a list on stdin; with -0 paths end with NUL, read and
+    written. Without it, control characters in a path are escaped. A file that cannot be read is named on
+    stderr, the rest is scored, and the exit code is 3.
+    """
+    console = Console(quiet=quiet, verbose=verbose)
+    if not paths:
+        raise click.UsageError("name images, folders or zips, or `-` for a list on standard input")
+    check_stdout()
+
+    from ..checkpoint import load_critic, load_generator
+    from ..data.decode import BadFile
+    from ..data.source import find_images, read_paths
+    from ..device import pick_device
+    from ..score import mean_on_samples, score_images
+
+    where = pick_device(device)
+    critic, config = load_critic(checkpoint, where)
+    listed = [path for name in paths for path in (read_paths(sys.stdin.buffer, null) if name == "-" else [name])]
+    items = find_images(listed)
+    stdout, scores, bad = sys.stdout.buffer, [], 0
+    for name, result in score_images(critic, config, items):
+        if isinstance(result, BadFile):
+            bad += 1
+            console.error(f"{name}: {result.reason}")
+            continue
+        scores.append(float(result))
+        stdout.write(_score_record(name, str(result), null, as_json))
+        if not stdout.isatty():  # where a bar would run into the records
+            console.progress("scoring", len(scores) + bad, len(items))
+    if summary and scores:
+        generator, _ = load_generator(checkpoint, where)
+        _print_summary(scores, mean_on_samples(critic, generator, config, len(scores), seed), as_json, console, stdout)
+    stdout.flush()
+    if not items:
+        raise DataError("no images to score; looked for image files, folders and zips")
+    if bad:
+        raise DataError(f"{bad} of {len(items)} files could not be read; the other {len(scores)} are scored")
+
+
+def _score_record(name: str, score: str, null: bool, as_json: bool) -> bytes:
+    if as_json:
+        return json.dumps({"score": float(score), "path": name}).encode() + b"\n"
+    if null:
+        return score.encode() + b"\t" + os.fsencode(name) + b"\0"
+    safe = re.sub(r"[\x00-\x1f\x7f]", lambda match: printable(match[0]), name)
+    return score.encode() + b"\t" + os.fsencode(safe) + b"\n"
+
+
+def _print_summary(scores: list[float], on_samples: float, as_json: bool, console: Console, stdout: BinaryIO) -> None:
+    mean = sum(scores) / len(scores)
+    figures = {"images": len(scores), "mean_real": mean, "mean_samples": on_samples, "difference": mean - on_samples}
+    if as_json:
+        stdout.write(json.dumps({"summary": figures}).encode() + b"\n")
+    else:
+        console.row(" · ".join(f"{name} {value:.6g}" for name, value in figures.items()))

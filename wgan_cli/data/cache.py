@@ -1,0 +1,180 @@
+"""Decoded images on the disk: each source is read once, and mapped into memory by every later run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import DataError, WganError
+from ..config import TrainConfig, auto_size
+from ..console import Console, printable
+from ..files import replacing, sweep
+from .arrays import array_pixels, image_shape, open_array
+from .dataset import Dataset
+from .decode import BadFile, Item, Pixels, native_channels, open_image, read_image
+from .pool import read_images
+from .source import Source, digest
+from .toys import toy_points
+
+CACHE_VERSION = 1  # to be raised when the same file would be decoded into other pixels
+
+
+def probe(source: Source, console: Console) -> dict[str, int]:
+    """The size and channels that the images suggest: the median of the shorter sides, and most images' channels."""
+    if source.toy:
+        return {"size": 0, "channels": 2}
+    if source.array:
+        with open_array(source.array) as (_, _, shape):
+            height, width, channels = image_shape(shape)
+            return {"size": auto_size(min(height, width)), "channels": channels}
+    note = cache_folder() / f"{source.key}.probe.json"
+    if (facts := _note(note)) and {"size", "channels"} <= facts.keys():
+        return facts
+    with _caching(), replacing(note) as file:  # a cache that cannot be written is found before the images are read
+        facts, lasts = _look_at_images(source, console)
+        file.write(json.dumps(facts if lasts else {}).encode())
+    return facts
+
+
+def _look_at_images(source: Source, console: Console) -> tuple[dict[str, int], bool]:
+    def look(item: Item) -> tuple[int, int]:
+        with open_image(item) as image:
+            return min(image.size), native_channels(image)
+
+    seen: list[tuple[int, int]] = []
+    bad = []
+    for done, (_, result) in enumerate(read_images(source.items, look), 1):
+        if isinstance(result, BadFile):
+            bad.append(result)
+        else:
+            seen.append(result)
+        console.progress("looking at images", done, len(source.items))
+    if not seen:
+        _show_bad(bad, console.error, console.row, console.verbose)
+        raise DataError(f"{source.told}: none of its {len(source.items)} files can be read")
+    channels = Counter(channels for _, channels in seen).most_common(1)[0][0]
+    facts = {"size": auto_size(statistics.median(side for side, _ in seen)), "channels": channels}
+    return facts, all(entry.lasts for entry in bad)
+
+
+def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Console) -> Dataset:
+    """Every image of the source at the config's size and channels: decoded once, mapped from the cache later.
+
+    Raises DataError if a file cannot be read (unless skip_bad) or if there are fewer images than a batch.
+    """
+    if source.toy:
+        points = toy_points(source.toy)
+        _check_count(source, len(points), config.batch)
+        return Dataset(points, hashlib.sha256(points.tobytes()).hexdigest()[:16])
+    key = digest([[CACHE_VERSION, source.key, config.size, config.channels, config.fit]])
+    rows, note = cache_folder() / f"{key}.rows", cache_folder() / f"{key}.json"
+    shape = (config.size, config.size, config.channels)
+    facts = _note(note)
+    if not (
+        facts
+        and all(BadFile(*entry).lasts for entry in facts.get("bad", [("", "", False)]))
+        and rows.exists()
+        and rows.stat().st_size == facts["count"] * math.prod(shape)
+    ):
+        with _caching():
+            facts = _decode(source, config, rows, note, console)
+    bad = [BadFile(*entry) for entry in facts["bad"]]
+    if bad and not skip_bad:
+        _show_bad(bad, console.error, console.row, console.verbose)
+        raise DataError(
+            f"{source.told}: {len(bad)} of {len(bad) + facts['count']} files cannot be read; "
+            "mend them, or leave them out with --skip-bad"
+        )
+    if bad:
+        _show_bad(bad, console.notice, console.notice, console.verbose)
+        console.notice(f"left out {len(bad)}, {facts['count']} remain")
+    _check_count(source, facts["count"], config.batch)
+    with open(rows, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return Dataset(np.frombuffer(mapped, np.uint8).reshape(-1, *shape), facts["fingerprint"], mapped)
+
+
+def _check_count(source: Source, count: int, batch: int) -> None:
+    if count < batch:
+        what, advice = ("points", "") if source.toy else ("images", "add images or ")
+        raise DataError(f"{source.told}: {count} {what}, fewer than --batch {batch}; {advice}take a smaller batch")
+
+
+def _note(path: Path) -> dict[str, Any] | None:
+    """What the cache says, None if nothing or nothing whole."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _decode(source: Source, config: TrainConfig, rows: Path, note: Path, console: Console) -> dict[str, Any]:
+    """Write the rows, one image after the other, and beside them what there is to know of them."""
+    digest, bad, count = hashlib.sha256(), [], 0
+    size, channels, fit = config.size, config.channels, config.fit
+    results: Iterator[Pixels | BadFile]
+    if source.array:
+        total, results = array_pixels(source.array, size, channels, fit)
+    else:
+        total = len(source.items)
+        images = read_images(source.items, lambda item: read_image(item, size, channels, fit))
+        results = (result for _, result in images)
+    with replacing(rows) as file:
+        for done, result in enumerate(results, 1):
+            if isinstance(result, BadFile):
+                bad.append(result)
+            else:
+                count += 1
+                pixels = np.ascontiguousarray(result).data
+                digest.update(pixels)
+                file.write(pixels)
+            console.progress("reading images", done, total)
+    facts = {"count": count, "fingerprint": digest.hexdigest()[:16], "bad": bad}
+    with replacing(note) as file:
+        file.write(json.dumps(facts).encode())
+    return facts
+
+
+def _show_bad(
+    bad: Sequence[BadFile], head: Callable[[str], None], row: Callable[[str], None], every: bool, most: int = 50
+) -> None:
+    """A table of what cannot be read: an error where it ends the run, a notice where it does not."""
+    shown = bad if every else bad[:most]
+    width = min(60, max(len(printable(entry.name)) for entry in shown))
+    head(f"{len(bad)} unreadable {'file' if len(bad) == 1 else 'files'}:")
+    for entry in shown:
+        row(f"  {printable(entry.name):{width}}  {printable(entry.reason)}")
+    if len(shown) < len(bad):
+        row(f"  and {len(bad) - len(shown)} more; -v names them all")
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: WGAN_CACHE, else `wgan` in the user's cache folder."""
+    if chosen := os.environ.get("WGAN_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wgan"
+
+
+@contextmanager
+def _caching() -> Iterator[None]:
+    """Make the cache folder, and name it where it cannot be written to."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        yield
+    except OSError as error:
+        raise WganError(
+            f"{folder}: cannot keep the decoded images there ({error.strerror}); name another folder in WGAN_CACHE"
+        ) from None

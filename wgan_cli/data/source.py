@@ -1,0 +1,143 @@
+"""What `--data` names: listed, without reading a pixel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .. import DataError, UsageError
+from .arrays import is_idx
+from .decode import Item, open_zip
+from .toys import TOYS
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `--data` or another flag names. `key` changes when a file's name, size or time does."""
+
+    name: str
+    items: Sequence[Item] = ()  # images, unless it is an array or a toy set
+    array: Path | None = None
+    key: str = ""
+    flag: str = "--data"
+
+    @property
+    def told(self) -> str:
+        """What errors begin with."""
+        return f"{self.flag} {self.name}"
+
+    @property
+    def toy(self) -> str | None:
+        return self.name.removeprefix("toy:") if self.name.startswith("toy:") else None
+
+
+def open_source(data: str, listed: BinaryIO, null: bool = False, flag: str = "--data") -> Source:
+    """List what `data` names, without reading a pixel; `listed` is where `-` reads its paths from.
+
+    Raises UsageError if there is no such thing, DataError if there is no image in it.
+    """
+    if data.startswith("toy:"):
+        if data.removeprefix("toy:") not in TOYS:
+            raise UsageError(f"{flag} {data}: choose one of {', '.join('toy:' + name for name in TOYS)}")
+        return Source(data, flag=flag)
+    path = Path(data)
+    if data != "-" and not path.exists():
+        raise UsageError(f"{flag} {data}: no such file or folder")
+    is_file = data != "-" and path.is_file()  # a file may well be called `-`
+    if is_file and (path.suffix.lower() in (".npy", ".npz") or is_idx(path)):
+        return Source(data, array=path, key=digest([_stamp(path)]), flag=flag)
+    if is_file and path.suffix.lower() not in (".zip", *IMAGE_SUFFIXES):
+        raise DataError(f"{flag} {data}: not a folder, a .zip, an .npy or .npz array, an idx file or an image")
+    items = find_images(read_paths(listed, null) if data == "-" else [data])
+    if not items:
+        where = "standard input" if data == "-" else data
+        raise DataError(f"{flag} {where}: no images there; looked for {' '.join(IMAGE_SUFFIXES)}")
+    stamps = lru_cache(maxsize=1)(_stamp)  # a zip's entries stand together
+    return Source(data, items=items, key=digest([stamps(item.path), item.member] for item in items), flag=flag)
+
+
+def read_paths(listed: BinaryIO, null: bool) -> list[str]:
+    """Paths from a list that ends each with a newline, or with NUL."""
+    if listed.isatty():
+        raise UsageError("- reads a list of paths from standard input, which is a terminal; pipe `find` into it")
+    content = listed.read()
+    if not null and b"\0" in content:
+        raise UsageError("the list of paths on standard input is separated by NUL; add -0")
+    return [os.fsdecode(entry) for entry in content.split(b"\0" if null else b"\n") if entry]
+
+
+def find_images(paths: Iterable[str]) -> list[Item]:
+    """The images that `paths` name: files as they are, folders (any depth) and zips opened up, in order of name."""
+    items: list[Item] = []
+    for path in paths:
+        if os.path.isdir(path):
+            items += [Item(found) for found in _walk(path)]
+        elif path.lower().endswith(".zip"):
+            items += _zip_items(path)
+        else:
+            items.append(Item(path))
+    return items
+
+
+def _walk(top: str) -> Iterator[str]:
+    """The images below a folder, depth first, and the folders that cannot be read; links are followed, once."""
+    waiting, seen = [(top, True)], set()
+    while waiting:
+        path, is_folder = waiting.pop()
+        if not is_folder:
+            yield path
+            continue
+        status = os.stat(path)
+        if (status.st_dev, status.st_ino) in seen:
+            continue  # a link back to a folder above
+        seen.add((status.st_dev, status.st_ino))
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
+        except OSError:
+            yield path  # one bad file among the others: reading it will fail in the same way
+            continue
+        if path != top and {"config.json", "metrics.jsonl"} <= {entry.name for entry in entries}:
+            continue  # the folder of a run begun among the images: its sample grids are none of them
+        for entry in entries:
+            # entry.is_dir() raises for a link to itself, and asks the system nothing for all that is no link.
+            folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+            if (folder or entry.name.lower().endswith(IMAGE_SUFFIXES)) and not entry.name.startswith("."):
+                waiting.append((entry.path, folder))
+
+
+def _zip_items(path: str) -> list[Item]:
+    """In the order in which `_walk` would find them, so that a folder and its zip are the same data."""
+
+    def wanted(entry: str) -> bool:
+        hidden = any(part.startswith((".", "__MACOSX")) for part in entry.split("/"))
+        return entry.lower().endswith(IMAGE_SUFFIXES) and not hidden
+
+    try:
+        entries = open_zip(path).namelist()
+    except Exception:  # zipfile raises nearly everything on a broken one
+        return [Item(path)]  # one bad file among the others: reading it will fail in the same way
+    return [Item(path, entry) for entry in sorted(entries, key=lambda entry: entry.split("/")) if wanted(entry)]
+
+
+def _stamp(path: str | Path) -> list[Any]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [os.path.abspath(path)]
+    # The time of the last change of content or of permissions: one that could not be read may now be readable.
+    return [os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def digest(parts: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(part).encode())
+    return digest.hexdigest()[:32]

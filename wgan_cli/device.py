@@ -1,0 +1,40 @@
+"""The device that is computed on: which, in what arithmetic, and with what memory."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from contextlib import suppress
+
+import torch
+
+from . import UsageError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one. UsageError for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device cuda: torch {torch.__version__} finds no GPU; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def native_precision(device: torch.device) -> str:
+    """`bf16` where the device multiplies bfloat16 natively, else `fp32`."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    # get_capabilities is newer than the oldest torch that is taken.
+    features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "fp32"
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what tensors free, where it can be told to (Linux with glibc).
+
+    It would hand blocks over 32 MB back at once, and the system clear them page by page when they are asked for again:
+    6 % of a step of a DCGAN of 64x64.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError):
+            set_option = ctypes.CDLL(None).mallopt
+            set_option(-4, 0)  # M_MMAP_MAX: no block apart from the heap
+            set_option(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: of the heap's end, nothing is handed back

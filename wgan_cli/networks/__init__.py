@@ -1,0 +1,41 @@
+"""Generators and critics. An architecture is a module here, of these names:
+
+DEFAULTS             settings that differ from the variant's paper
+refusal(size)        why it cannot make samples of this side (0: points), None if it can
+generator(config)    latents [B, L] -> samples [B, *shape], images in [-1, 1]
+critic(config)       samples -> scores [B], read as logits by the systems with a discriminator
+
+Nothing here imports torch before a network is built, so that the command line can list and check settings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import dcgan, mlp
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..config import TrainConfig
+    from .network import Critic, Network
+
+ARCHITECTURES: dict[str, Any] = {"mlp": mlp, "dcgan": dcgan}
+
+
+def build_generator(config: TrainConfig) -> Network:
+    return ARCHITECTURES[config.arch].generator(config)
+
+
+def build_critic(config: TrainConfig) -> Critic:
+    return ARCHITECTURES[config.arch].critic(config)
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    from torch import nn
+
+    return any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in module.modules())
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

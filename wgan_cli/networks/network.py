@@ -1,0 +1,170 @@
+"""What every generator and critic is: layers in order, called `net(x, y)`, y None where there are no classes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .halving import Halving, transposed
+
+
+class Network(nn.Sequential):
+    """Named layers in order. Those without weights leave no trace in a checkpoint."""
+
+    def __init__(self, **layers: nn.Module) -> None:
+        super().__init__(OrderedDict(layers))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+
+class Critic(Network):
+    """Samples [B, *shape] -> scores [B], by layers that end in [B, 1]."""
+
+    def __init__(self, net: nn.Sequential) -> None:
+        super().__init__(net=net)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().forward(x).squeeze(1)
+
+
+class Residual(nn.Module):
+    """branch(x) + skip(x); neither may write into x."""
+
+    def __init__(self, branch: nn.Module, skip: nn.Module | None = None) -> None:
+        super().__init__()
+        self.branch = branch
+        self.skip = skip or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) + self.skip(x)
+
+
+class SumPool(nn.Module):
+    """[B, C, H, W] -> [B, C]: the sum over the pixels, as SNGAN's critics have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(dim=(2, 3))
+
+
+class Shrink(nn.Module):
+    """[B, C, 2h, 2w] -> [B, C, h, w]: bilinear, that is [1, 3, 3, 1] / 8 along each axis, at every second pixel."""
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        row = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        self.kernel: Tensor
+        self.register_buffer("kernel", (row[:, None] * row).expand(maps, 1, 4, 4).clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel.to(x.dtype), stride=2, padding=1, groups=len(self.kernel))
+
+
+class PiecewiseLinear(Critic):
+    """A critic of layers that are all linear or (leaky) ReLU, which gives the gradient of its scores in closed form.
+
+    TypeError for a layer whose transpose is not known.
+    """
+
+    def __init__(self, net: nn.Sequential) -> None:
+        super().__init__(net)
+        _check(net)
+
+    def input_gradient(self, points: Tensor, y: Tensor | None = None) -> Tensor:
+        """The gradient [B, ...] of the scores with respect to `points`, differentiable in the parameters.
+
+        The transposed layers in reverse order. The slopes found on the way up are constants, so that a penalty takes
+        one ordinary backward pass: 4 passes of the critic in all. Differentiating autograd's gradient takes 6, two of
+        them to push the slopes' derivative, 0, down through every layer.
+        """
+        with torch.no_grad():
+            scores, pull = _linearised(self[0], points)
+        torch.clear_autocast_cache()  # of weights cast without gradients, which some torch would take again below
+        return pull(torch.ones_like(scores))
+
+
+Pull = Callable[[Tensor], Tensor]  # the gradient at a layer's output -> the gradient at its input
+
+
+def _check(layer: nn.Module) -> None:
+    if isinstance(layer, (nn.Sequential, Residual)):
+        for child in layer.children():
+            _check(child)
+    elif type(layer) not in _TRANSPOSES:
+        raise TypeError(f"{type(layer).__name__} has no transpose here: build a Critic, which autograd differentiates")
+
+
+def _linearised(layer: nn.Module, x: Tensor) -> tuple[Tensor, Pull]:
+    """The layer's output at x, without gradients, and the transpose of its derivative there."""
+    if isinstance(layer, nn.Sequential):
+        pulls = []
+        for child in layer:
+            x, pull = _linearised(child, x)
+            pulls.append(pull)
+        return x, lambda g: _chained(pulls, g)
+    if isinstance(layer, Residual):
+        on_branch, branch = _linearised(layer.branch, x)
+        on_skip, skip = _linearised(layer.skip, x)
+        return on_branch + on_skip, lambda g: branch(g) + skip(g)
+    after = layer(x)
+    return after, lambda g: _TRANSPOSES[type(layer)](layer, g, x, after)
+
+
+def _chained(pulls: list[Pull], gradient: Tensor) -> Tensor:
+    for pull in reversed(pulls):
+        gradient = pull(gradient)
+    return gradient
+
+
+# ---- Transposes: (layer, gradient at its output, input, output) -> gradient at its input
+
+
+def _linear(layer: nn.Linear, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    return gradient @ layer.weight
+
+
+def _convolution(layer: nn.Conv2d, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    assert not isinstance(layer.padding, str)
+    kernel = zip(before.shape[2:], after.shape[2:], layer.stride, layer.padding, layer.kernel_size, strict=True)
+    rest = [side - ((small - 1) * stride - 2 * pad + size) for side, small, stride, pad, size in kernel]
+    return F.conv_transpose2d(gradient, layer.weight, None, layer.stride, layer.padding, rest, layer.groups)
+
+
+def _shrink(layer: Shrink, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    kernel = layer.kernel.to(gradient.dtype)
+    return F.conv_transpose2d(gradient, kernel, stride=2, padding=1, groups=len(kernel))
+
+
+def _average_pool(layer: nn.AvgPool2d, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    side = layer.kernel_size
+    assert isinstance(side, int) and layer.stride == side and not layer.padding
+    return F.interpolate(gradient, scale_factor=side, mode="nearest") / side**2
+
+
+def _crop(layer: nn.ZeroPad2d, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    left, right, top, bottom = layer.padding
+    return gradient[:, :, top : gradient.shape[2] - bottom, left : gradient.shape[3] - right]
+
+
+def _slope(layer: nn.Module, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    slope = layer.negative_slope if isinstance(layer, nn.LeakyReLU) else 0.0
+    return torch.ops.aten.leaky_relu_backward(gradient, after, slope, True)  # times 1 or slope, by sign
+
+
+_TRANSPOSES: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _convolution,
+    Halving: lambda layer, gradient, before, after: transposed(gradient, layer.weight),
+    Shrink: _shrink,
+    nn.AvgPool2d: _average_pool,
+    SumPool: lambda layer, gradient, before, after: gradient[:, :, None, None].expand(before.shape),
+    nn.ZeroPad2d: _crop,
+    nn.Flatten: lambda layer, gradient, before, after: gradient.view(before.shape),
+    nn.Identity: lambda layer, gradient, before, after: gradient,
+    nn.ReLU: _slope,
+    nn.LeakyReLU: _slope,
+}

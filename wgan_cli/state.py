@@ -1,0 +1,145 @@
+"""All that a run changes as it goes: made from a seed, or from a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import DataError, UsageError, checkpoint
+from .config import TrainConfig, differences, flag
+from .console import Console
+from .data.dataset import Dataset
+from .networks import build_critic, build_generator
+
+
+@dataclass
+class State:
+    """All that a run changes as it goes, which is what a checkpoint holds."""
+
+    config: TrainConfig
+    device: torch.device
+    generator: nn.Module
+    critic: nn.Module
+    ema: nn.Module | None
+    optimizer_generator: torch.optim.Optimizer
+    optimizer_critic: torch.optim.Optimizer
+    rng: torch.Generator  # of latents, flips, noise, mixing: drawn in this order in a critic step
+    step: int = 0  # generator updates done
+    batches: int = 0  # of real data taken
+
+
+def new_state(config: TrainConfig, device: torch.device) -> State:
+    """A run at step 0: weights drawn on the CPU from the seed, so that they do not depend on the device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        generator, critic = build_generator(config), build_critic(config)
+    return _state(config, device, generator, critic, copy.deepcopy(generator) if config.ema else None)
+
+
+def _state(
+    config: TrainConfig, device: torch.device, generator: nn.Module, critic: nn.Module, ema: nn.Module | None
+) -> State:
+    # Channels last is how the data lies in memory, and what convolutions are fastest on.
+    for network in filter(None, (generator, critic, ema)):
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return State(
+        config,
+        device,
+        generator.train(),
+        critic.train(),
+        ema.eval().requires_grad_(False) if ema else None,
+        _optimizer(config, generator),
+        _optimizer(config, critic),
+        torch.Generator(device).manual_seed(other_seed(config.seed)),
+    )
+
+
+def other_seed(seed: int) -> int:
+    """For the random numbers of training: with the seed of the weights, latents would repeat what drew those."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        assert config.betas is not None
+        fused = next(network.parameters()).device.type in ("cpu", "cuda")  # one pass over memory, where torch has it
+        return torch.optim.Adam(network.parameters(), config.lr, config.betas, fused=fused)
+    if config.optimizer == "rmsprop":
+        rmsprop = torch.optim.RMSprop(network.parameters(), config.lr)
+        for p in network.parameters():  # what its first step would make, for the fused step to find
+            rmsprop.state[p] = {"step": torch.zeros(()), "square_avg": torch.zeros_like(p)}
+        return rmsprop
+    return torch.optim.SGD(network.parameters(), config.lr)
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: Any, config: TrainConfig, updates: int) -> None:
+    """Its state after so many updates; rates and the like are the config's. ValueError for one that does not fit."""
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+    names = {"adam": ("step", "exp_avg", "exp_avg_sq"), "rmsprop": ("step", "square_avg"), "sgd": ()}[config.optimizer]
+    (group,) = optimizer.param_groups
+    for p in group["params"]:
+        found = {name: value.shape for name, value in optimizer.state.get(p, {}).items()}
+        if (found or updates) and found != {name: () if name == "step" else p.shape for name in names}:
+            raise ValueError("moments that do not fit the weights")
+
+
+def check_same(out: Path, old: TrainConfig, new: TrainConfig) -> None:
+    if changed := [f"{flag(name)} was {before}, now {now}" for name, before, now in differences(old, new)]:
+        raise UsageError(
+            f"{out} holds a run with other settings: {'; '.join(changed)}. "
+            "Repeat its settings to go on, choose another -o, or start anew there with --force"
+        )
+
+
+def restored_state(path: Path, config: TrainConfig, dataset: Dataset, device: torch.device, console: Console) -> State:
+    """The run that the checkpoint at `path` holds, to go on under `config`. UsageError if that was another run."""
+    content, old = checkpoint.load(path)
+    check_same(path.parent, old, config)
+    if content["data"]["fingerprint"] != dataset.fingerprint:
+        raise UsageError(
+            f"{path.parent} holds a run on other data, {content['data']['count']} samples, while --data now has "
+            f"{len(dataset)}. Restore the data to go on, choose another -o, or start anew there with --force"
+        )
+    generator = checkpoint.restore(build_generator, config, content["generator"], path)
+    critic = checkpoint.restore(build_critic, config, content["critic"], path)
+    ema = checkpoint.restore(build_generator, config, content["ema"], path) if config.ema else None
+    state = _state(config, device, generator, critic, ema)
+    try:
+        _restore_optimizer(state.optimizer_generator, content["optimizer_generator"], config, content["step"])
+        _restore_optimizer(state.optimizer_critic, content["optimizer_critic"], config, content["data"]["batches"])
+        if content["rng"]["device"] == device.type:
+            state.rng.set_state(content["rng"]["state"])
+        else:  # the state of one kind of device means nothing to another
+            state.rng.manual_seed(other_seed(config.seed + content["step"]))
+            console.notice(
+                f"continued on {device.type}, begun on {content['rng']['device']}: other random numbers from here"
+            )
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise DataError(f"{path}: damaged optimizers or random state ({error}); take an older copy") from None
+    state.step, state.batches = content["step"], content["data"]["batches"]
+    if not 0 <= state.batches - config.n_critic * state.step < config.n_critic:  # batches of a step begun
+        raise DataError(f"{path}: damaged, {state.batches} batches at step {state.step}; take an older copy")
+    return state
+
+
+def save_state(path: Path, state: State, dataset: Dataset) -> None:
+    checkpoint.save(
+        path,
+        {
+            "config": state.config.as_dict(),
+            "step": state.step,
+            "generator": state.generator.state_dict(),
+            "critic": state.critic.state_dict(),
+            "ema": state.ema.state_dict() if state.ema else None,
+            "optimizer_generator": state.optimizer_generator.state_dict(),
+            "optimizer_critic": state.optimizer_critic.state_dict(),
+            "rng": {"device": state.device.type, "state": state.rng.get_state()},
+            "data": {"fingerprint": dataset.fingerprint, "count": len(dataset), "batches": state.batches},
+        },
+    )

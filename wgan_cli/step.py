@@ -1,0 +1,123 @@
+"""One training step, as the papers have it. Figures stay tensors: nothing here waits for the device."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .data.dataset import Batch
+from .networks import has_batch_norm
+from .penalty import critic_penalty, draw_points
+from .state import State
+
+
+def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
+    """One update of the critic on a batch of real samples [B, *shape]; its figures, from before the update.
+
+    Random numbers are drawn in this order: latents, flips, noise on real, noise on fake, points of each penalty.
+    """
+    config, record = state.config, state.config.record
+    y = batch.labels
+    with torch.no_grad(), autocast(state):
+        fake = state.generator(normal(state, len(batch.samples), config.latent), y).float()
+    real, fake = noisy(state, flipped(state, batch.samples)), noisy(state, fake)
+    with autocast(state):
+        on_real, on_fake = _scores(state.critic, real, fake, y)
+    figures = {record.estimate.name: record.estimate.distance(on_real, on_fake)}
+    loss = record.critic_loss(on_real, on_fake)
+    for penalty in record.penalties:
+        assert config.gp_weight is not None
+        points = draw_points(penalty.place, real, fake, state.rng)
+        with autocast(state):
+            cost, norms = critic_penalty(state.critic, points, penalty, config.gp_weight, y)
+        figures["penalty"] = figures.get("penalty", 0) + cost
+        figures.setdefault("grad_norm", norms.mean())
+        loss = loss + cost
+    _update(state.optimizer_critic, loss, config.clip)
+    return {"critic_loss": loss.detach()} | {name: value.detach() for name, value in figures.items()}
+
+
+def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
+    """One update of the generator, and of its average; its figures, from before the update.
+
+    batch: the critic's last one, whose samples the losses that pair real with fake score again.
+    """
+    config, record = state.config, state.config.record
+    y = batch.labels
+    state.critic.requires_grad_(False)  # the gradient flows through the critic, not into it
+    with autocast(state):
+        fake = state.generator(normal(state, len(batch.samples), config.latent), y)
+        on_fake = state.critic(noisy(state, fake), y).float()
+        on_real = state.critic(noisy(state, flipped(state, batch.samples)), y).float() if record.pairs else None
+    _update(state.optimizer_generator, loss := record.generator_loss(on_fake, on_real), None)
+    state.critic.requires_grad_(True)
+    state.step += 1
+    if state.ema is not None:
+        _average(state.ema, state.generator, min(config.ema, (1 + state.step) / (10 + state.step)))
+    return {"generator_loss": loss.detach()}
+
+
+def _scores(critic: nn.Module, real: Tensor, fake: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The critic on both in one pass, or in two where batch norm would mix real and fake (as DCGAN's code does)."""
+    if has_batch_norm(critic):
+        return critic(real, y).float(), critic(fake, y).float()
+    both = critic(torch.cat([real, fake]), None if y is None else torch.cat([y, y]))
+    on_real, on_fake = both.float().chunk(2)
+    return on_real, on_fake
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None) -> None:
+    """One step of the optimizer, then every parameter into [-clip, clip] (Arjovsky et al. 2017, algorithm 1).
+
+    Gradients are used here alone, between `backward` and the step.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    (group,) = optimizer.param_groups
+    params = group["params"]
+    if clip is None:
+        optimizer.step()
+    elif isinstance(optimizer, torch.optim.RMSprop):  # the paper's own, in one pass over memory
+        averages = [optimizer.state[p]["square_avg"] for p in params]
+        torch._foreach_add_([optimizer.state[p]["step"] for p in params], 1)
+        ops.rmsprop_clamp_(params, [p.grad for p in params], averages, group["lr"], group["alpha"], group["eps"], clip)
+    else:
+        optimizer.step()
+        ops.clamp_(params, clip)
+
+
+@torch.no_grad()
+def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """average ← decay · average + (1 - decay) · network, batch statistics included; counters are copied."""
+    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def normal(state: State, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=state.rng, device=state.device)
+
+
+def flipped(state: State, images: Tensor) -> Tensor:
+    """Each image mirrored with probability a half, where --flip asks for it."""
+    if not state.config.flip:
+        return images
+    mirror = torch.rand(len(images), 1, 1, 1, generator=state.rng, device=state.device) < 0.5
+    return torch.where(mirror, images.flip(-1), images)
+
+
+def noisy(state: State, samples: Tensor) -> Tensor:
+    """Instance noise (Sønderby et al. 2017, section 3), its deviation falling linearly to 0 over the run."""
+    config = state.config
+    deviation = config.instance_noise * (1 - state.step / config.steps)
+    return samples + deviation * normal(state, *samples.shape) if deviation > 0 else samples
+
+
+def autocast(state: State) -> AbstractContextManager[Any]:
+    return torch.autocast(state.device.type, torch.bfloat16) if state.config.precision == "bf16" else nullcontext()

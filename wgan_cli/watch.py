@@ -1,0 +1,89 @@
+"""What a run is judged by: the critic on held-out samples, and whether every figure and weight is finite."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import DivergedError
+from .data.dataset import Dataset
+from .state import State, other_seed
+from .step import autocast, flipped, noisy, normal
+
+COMPARE_EVERY = 250  # updates of the critic, so that it takes about a hundredth of the time at most
+COMPARE_BATCHES = 4
+
+
+@torch.no_grad()
+def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[str, Tensor]:
+    """The estimate on training and on held-out samples by one critic, against the same fresh fakes, and `diversity`:
+    the mean distance between two fakes over that between two real samples. Each over COMPARE_BATCHES batches.
+
+    Nothing of the run changes: the random numbers are of their own, and so are the running statistics. The networks
+    stay in training mode, so that batch norm takes each batch by itself as in `critic_step`; with running
+    statistics, which mix real and fake, it would be another critic. Training batches are the ones to come, which
+    the critic has not met for longest.
+    """
+    config, record = state.config, state.config.record
+    aside = replace(state, rng=torch.Generator(state.device).manual_seed(other_seed(config.seed + state.step)))
+    generator, critic = (
+        partial(torch.func.functional_call, network, {name: b.clone() for name, b in network.named_buffers()})
+        for network in (state.generator, state.critic)
+    )
+    parts = {"training": training, "heldout": heldout} if heldout else {"training": training}
+    estimates: dict[str, list[Tensor]] = {part: [] for part in parts}  # [B] each, one from each real sample
+    from_each = torch.func.vmap(record.estimate.distance, (0, None))
+    apart_fake = apart_real = 0.0
+    for number in range(state.batches, state.batches + COMPARE_BATCHES):
+        with autocast(state):
+            fake = generator(normal(aside, config.batch, config.latent)).float()
+            on_fake = critic(noisy(aside, fake)).float()
+        for part, data in parts.items():
+            real = data.batch(number, config.batch, config.seed, state.device).samples
+            with autocast(state):
+                on_real = critic(noisy(aside, flipped(aside, real))).float()
+            estimates[part].append(from_each(on_real, on_fake))
+        apart_fake += float(torch.pdist(fake.flatten(1)).mean())
+        apart_real += float(torch.pdist(real.flatten(1)).mean())
+    figures = {f"{record.estimate.name}_{part}": torch.cat(values).mean() for part, values in estimates.items()}
+    if heldout:
+        count = min(len(heldout), COMPARE_BATCHES * config.batch)  # a small part comes more than once
+        figures["heldout_error"] = torch.cat(estimates["heldout"]).std() / count**0.5
+    if apart_real > 0:  # neither one image over and over, nor batches of one
+        figures["diversity"] = torch.tensor(apart_fake / apart_real, device=state.device)
+    return figures
+
+
+def check_steps(state: State, unchecked: list[tuple[int, dict[str, Tensor]]], newest: Path, saved: int | None) -> None:
+    """DivergedError for the first figure that is not finite; the list is emptied."""
+    values = iter(torch.stack([value for _, figures in unchecked for value in figures.values()]).tolist())
+    for step, figures in unchecked:
+        _check_figures(state, {"step": step, **dict(zip(figures, values, strict=False))}, newest, saved)
+    unchecked.clear()
+
+
+def _check_figures(state: State, record: dict[str, Any], newest: Path, saved: int | None) -> None:
+    if wrong := [f"{name} is {value}" for name, value in record.items() if not np.isfinite(value)]:
+        raise _diverged(state, record["step"], wrong[0], newest, saved)
+
+
+def check_weights(state: State, newest: Path, saved: int | None) -> None:
+    """The running statistics of batch norm included."""
+    for network, module in (("critic", state.critic), ("generator", state.generator)):
+        for name, weight in module.state_dict().items():
+            if not weight.isfinite().all():
+                raise _diverged(state, state.step, f"{name} of the {network} is not finite", newest, saved)
+
+
+def _diverged(state: State, step: int, what: str, newest: Path, saved: int | None) -> DivergedError:
+    kept = f"{newest} of step {saved} is untouched" if saved is not None else "nothing had been saved yet"
+    return DivergedError(
+        f"training diverged at step {step}: {what}; {kept}. "
+        f"Start anew with a lower --lr (was {state.config.lr:g}) or another --optimizer"
+    )
