@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import call, new_run, save, wgan, write_images
 from torch import Tensor, nn
 
@@ -260,11 +261,13 @@ def test_every_figure_has_its_protocol(checkpoint: Path, images: Path) -> None:
         assert (record["n"], record["seed"], record["data_count"]) == (16, 7, 32)
         assert (record["space"], record["shape"]) == ("pixels", [3, 16, 16])
     text = call("evaluate", checkpoint, "--data", images, "--seed", "7").out.decode().splitlines()
-    assert text[0].split() == ["figure", "samples", "data", "protocol"]
-    for line, record in zip(text[1:], found.values(), strict=True):
+    assert text[0] == f"N 16, seed 7, pixels colour 16x16, data 32 in {found['swd_16']['data_fingerprint']}"
+    assert text[1].split() == ["figure", "samples", "data", "better", "method"]
+    for line, record in zip(text[2:], found.values(), strict=True):
         assert line.startswith(f"{record['figure']} ")
         assert float(line.split()[1]) == pytest.approx(record["samples"], rel=1e-4)
-        assert f"N 16, seed 7, pixels, 3x16x16, 32 in {record['data_fingerprint']}; {record['method']}" in line
+        assert line.endswith(f"  {record['better']:9} {record['method']}")
+    assert [record["better"] for record in found.values()] == ["lower", "lower", "higher", "as data"]
 
 
 def test_the_same_bytes_from_every_process(checkpoint: Path, images: Path) -> None:
@@ -328,6 +331,9 @@ def test_features(name: str, checkpoint: Path, images: Path, tmp_path: Path) -> 
     assert [n for n, record in found.items() if record["space"] == "features"] == of_features.split()
     assert len({record["features_fingerprint"] for n, record in found.items() if n in of_features.split()}) == 1
     assert found["swd_16"]["space"] == "pixels" and "features_fingerprint" not in found["swd_16"]
+    text = call("evaluate", checkpoint, "--data", images, "--features", tmp_path / name).out.decode().splitlines()
+    within = [line.split()[0] for line in text if line.endswith(found["coverage"]["features_fingerprint"])]
+    assert within == of_features.split()[:-2]
     batch = normal(70, 3, 16, 16).float()
     function, _ = evaluate.load_features(tmp_path / name, torch.device("cpu"))
     torch.testing.assert_close(function(batch), Model()(batch))
@@ -355,7 +361,7 @@ def test_features_that_are_of_no_use(result: str, checkpoint: Path, images: Path
         write_model(path, model=nn.Conv2d(5, 1, 3), shape=(1, 5, 8, 8))
     else:
         write_model(path, model=Broken(result))
-    done = call("evaluate", checkpoint, "--data", images, "--features", path)
+    done = call("evaluate", checkpoint, "--data", images, "--features", path, "-q")
     assert (done.code, done.err.count("\n")) == (3, 1)
     assert f"--features {path}" in done.err
 
@@ -383,6 +389,43 @@ def test_without_scipy_the_rest_is_there(checkpoint: Path, images: Path, monkeyp
     assert call("evaluate", checkpoint, "--data", images, "-q").err == ""
 
 
+@needs_scipy
+def test_an_exact_matching_that_is_too_large_is_left_out(
+    checkpoint: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "MATCHED", 16)
+    assert b"wasserstein_1" in call("evaluate", checkpoint, "--data", images).out
+    monkeypatch.setattr(evaluate, "MATCHED", 15)
+    done = call("evaluate", checkpoint, "--data", images)
+    assert done.code == 0 and b"coverage" in done.out and b"wasserstein_1" not in done.out
+    assert "no wasserstein_1" in done.err and "-n 15 gives it" in done.err
+
+
+def test_data_of_another_shape_are_told(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 28, 20), dtype=np.uint8)
+    np.save(tmp_path / "grey.npy", pixels)
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    (grey / "0.png").write_bytes(b"no image")
+    for number, image in enumerate(pixels, 1):
+        Image.fromarray(image).save(grey / f"{number:02}.png")
+    for data, more in ((tmp_path / "grey.npy", ()), (grey, ("--skip-bad",))):
+        done = call("evaluate", checkpoint, "--data", data, *more)
+        assert done.code == 0 and f"--data {data}: grey 28x20 made colour 16x16" in done.err
+    done = call("evaluate", checkpoint, "--data", images, "--train", tmp_path / "grey.npy")
+    assert f"--train {tmp_path / 'grey.npy'}: grey 28x20 made colour 16x16" in done.err
+    assert " made " not in call("evaluate", checkpoint, "--data", images).err
+
+
+def test_few_images_and_images_that_repeat_are_told(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "zeros.npy", np.zeros((200, 16, 16, 3), np.uint8))
+    done = call("evaluate", checkpoint, "--data", tmp_path / "zeros.npy", "-n", "99")
+    assert "N 99 says little" in done.err and "repeats itself: 1 different of 198" in done.err
+    assert "says little: under" not in call("evaluate", checkpoint, "--data", tmp_path / "zeros.npy").err  # N 100
+    assert "repeats itself" not in call("evaluate", checkpoint, "--data", images).err
+    assert call("evaluate", checkpoint, "--data", tmp_path / "zeros.npy", "-q").err == ""
+
+
 def test_data_that_was_trained_on_is_told(images: Path, tmp_path: Path) -> None:
     done = call(
         "train", "--data", images, "--size", "16", "--width", "4", "--batch", "8", "--steps", "1", "-o", tmp_path
@@ -391,7 +434,7 @@ def test_data_that_was_trained_on_is_told(images: Path, tmp_path: Path) -> None:
     other = write_images(tmp_path / "other", 16)
     assert "is what it was trained on" in call("evaluate", tmp_path, "--data", images).err
     done = call("evaluate", tmp_path, "--data", other, "--train", images)
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0 and "trained on" not in done.err
     assert "is not what" in call("evaluate", tmp_path, "--data", other, "--train", other).err
 
 

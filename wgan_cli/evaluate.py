@@ -9,7 +9,8 @@ import hashlib
 import importlib.util
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +24,10 @@ from torch import Tensor, nn
 from . import DataError
 from .config import TrainConfig
 from .console import Console
+from .data.arrays import image_shape, open_array
 from .data.dataset import Dataset, unit
+from .data.decode import native_channels, open_image
+from .data.source import Source
 from .metrics import (
     DIRECTIONS,
     K_PRECISION,
@@ -44,6 +48,8 @@ from .metrics import (
 from .sample import CHUNK, generate, latents, to_output
 
 COUNT = 1000  # samples, unless asked for otherwise
+FEW = 100  # samples, under which figures scatter widely
+MATCHED = 10_000  # points that are matched exactly: a table of 0.8 GB, and of 20 GB for 50,000
 
 
 def evaluate(
@@ -57,7 +63,7 @@ def evaluate(
     features: Path | None = None,  # a TorchScript or torch.export model
     train: Dataset | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """A record for each figure: its value for samples, its value for data, and what they depend on.
+    """A record for each figure: its value for samples, its value for data, which way is better, and what it depends on.
 
     N rows of the data, drawn by the seed, are the reference. N samples are held against them, and so are N other rows
     of the data: what is reached at this N when nothing is left to learn. Samples are rounded to 8 bits, as in a file.
@@ -72,9 +78,14 @@ def evaluate(
             f"show what data give, and N must be {K + 1} or more"
         )
     flatten: Callable[[Tensor], Tensor] = partial(torch.flatten, start_dim=1)
+    if count < FEW:
+        console.notice(f"N {count} says little: under {FEW}, figures scatter widely; give more images")
     embed, digest = load_features(features, next(generator.parameters()).device) if features else (flatten, "")
     rows = np.random.default_rng([seed, 2]).permutation(len(data))[: 2 * count]
-    real, other = unit(torch.from_numpy(data.at(rows[:count]))), unit(torch.from_numpy(data.at(rows[count:])))
+    stored = data.at(rows)
+    if (different := len({row.tobytes() for row in stored})) < count:
+        console.notice(f"--data repeats itself: {different} different of {2 * count}, so the column `data` says little")
+    real, other = (unit(torch.from_numpy(part)) for part in (stored[:count], stored[count:]))
     chunks = generate(generator, latents(seed, range(count), config.latent))
     images = [torch.cat([unit(torch.from_numpy(to_output(chunk))) for chunk in chunks]), other, real]
     vectors = [flatten(x) for x in images]
@@ -82,29 +93,38 @@ def evaluate(
     protocol |= {"shape": config.shape, "data_count": len(data), "data_fingerprint": data.fingerprint}
 
     if config.size:
-        names = [f"swd_{side}" for side in level_sides(config.size)]
+        names = {f"swd_{side}": "lower" for side in level_sides(config.size)}
         method = f"x1000, {PATCHES} patches an image of {PATCH}x{PATCH}, {DIRECTIONS} directions"
         pyramid = partial(pyramid_distances, seed=seed)
         yield from _compare(names, method, lambda a, b: [*pyramid(a, b).values()], images, protocol)
     else:
         sliced = partial(sliced_wasserstein, seed=seed)
-        yield from _compare(["sliced_wasserstein"], f"{DIRECTIONS} directions", sliced, vectors, protocol)
-    if importlib.util.find_spec("scipy"):
-        yield from _compare(["wasserstein_1"], "Euclidean, exact", exact_wasserstein, vectors, protocol)
-    else:
+        yield from _compare({"sliced_wasserstein": "lower"}, f"{DIRECTIONS} directions", sliced, vectors, protocol)
+    if not importlib.util.find_spec("scipy"):
         console.notice("no wasserstein_1: it needs scipy, as in pip install 'wgan[evaluate]'")
+    elif count > MATCHED:
+        console.notice(
+            f"no wasserstein_1: to match {count} with {count} takes {8e-9 * count**2:.1f} GB, and time that grows as the "
+            f"cube of N; -n {MATCHED} gives it"
+        )
+    else:
+        yield from _compare({"wasserstein_1": "lower"}, "Euclidean, exact", exact_wasserstein, vectors, protocol)
     if features:
         vectors = [embed(x) for x in images]
         protocol |= {"space": "features", "features_fingerprint": digest}
-        yield from _compare(["frechet_distance"], "of normal distributions", frechet, vectors, protocol)
-        yield from _compare(["kernel_distance"], "cubic, unbiased, all pairs", kernel_distance, vectors, protocol)
-        yield from _compare(["precision", "recall"], f"{K_PRECISION} neighbours", precision_recall, vectors, protocol)
-    yield from _compare(["coverage", "density"], f"{K} neighbours", coverage_density, vectors, protocol)
+        yield from _compare({"frechet_distance": "lower"}, "of normal distributions", frechet, vectors, protocol)
+        yield from _compare(
+            {"kernel_distance": "lower"}, "cubic, unbiased, all pairs", kernel_distance, vectors, protocol
+        )
+        figures = {"precision": "higher", "recall": "higher"}
+        yield from _compare(figures, f"{K_PRECISION} neighbours", precision_recall, vectors, protocol)
+    figures = {"coverage": "higher", "density": "as data"}
+    yield from _compare(figures, f"{K} neighbours", coverage_density, vectors, protocol)
     if train:
         near = nearest(torch.cat(vectors), (embed(x) for x in _all_rows(train, config.flip))).split(count)
         method = f"nearest of {len(train)} in {train.fingerprint}"
         protocol |= {"train_count": len(train), "train_fingerprint": train.fingerprint}
-        yield from _compare(["train_distance", "train_nearer"], method, nearness, near, protocol)
+        yield from _compare({"train_distance": "as data", "train_nearer": "near 0.5"}, method, nearness, near, protocol)
 
 
 def parts(
@@ -129,16 +149,29 @@ def parts(
     return data, train
 
 
+def native_shape(source: Source) -> tuple[int, ...]:
+    """(C, H, W) of the first image that can be read, as it is stored; () of none."""
+    if source.array:
+        with open_array(source.array) as (_, _, shape):
+            height, width, channels = image_shape(shape)
+            return channels, height, width
+    for item in source.items:
+        with suppress(Exception), open_image(item) as image:  # decoders raise nearly everything on broken input
+            return native_channels(image), image.height, image.width
+    return ()
+
+
 def _compare(
-    figures: Sequence[str],
+    figures: Mapping[str, str],  # and which way is better
     method: str,
     function: Callable[[Tensor, Tensor], Any],  # one value or several
     sets: Sequence[Tensor],  # samples, other data, and the data that both are compared with
     protocol: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     values = [np.atleast_1d(function(x, sets[2])).tolist() for x in sets[:2]]
-    for figure, on_samples, on_data in zip(figures, *values, strict=True):
-        yield {"figure": figure, "samples": on_samples, "data": on_data, "method": method, **protocol}
+    for (figure, better), on_samples, on_data in zip(figures.items(), *values, strict=True):
+        record = {"figure": figure, "samples": on_samples, "data": on_data, "better": better, "method": method}
+        yield record | protocol
 
 
 def _all_rows(data: Dataset, flip: bool) -> Iterator[Tensor]:

@@ -67,7 +67,7 @@ def evaluate(
     from ..data.cache import prepare
     from ..data.source import open_source
     from ..device import pick_device
-    from ..evaluate import evaluate, parts
+    from ..evaluate import evaluate, native_shape, parts
 
     generator, config = load_generator(checkpoint, pick_device(device))
     console = Console(quiet=quiet, verbose=verbose)
@@ -81,16 +81,28 @@ def evaluate(
         raise UsageError(f"this checkpoint draws {'images' if config.size else 'points'}; compare like with like")
     held, *others = (prepare(source, replace(config, batch=1), skip_bad, console) for source in sources)
     fingerprint = load(checkpoint)[0]["data"]["fingerprint"]
+    for source in sources:
+        if config.size and (stored := native_shape(source)) != config.shape:
+            console.notice(f"{source.told}: {_shape(stored)} made {_shape(config.shape)}, as training made its images")
     held, seen = parts(held, next(iter(others), None), config, fingerprint, console)
+    space = "pixels" if config.size else "points"
     records = evaluate(generator, config, held, console, count=count, seed=seed, features=features, train=seen)
     for number, record in enumerate(records):
         if as_json:
             click.echo(json.dumps(record))
             continue
         if number == 0:
-            click.echo(f"{'figure':20} {'samples':>10} {'data':>10}  protocol")
-        where = f"{record['space']} {record.get('features_fingerprint', '')}".strip()
+            where = f"{space} {_shape(config.shape)}, data {len(held)} in {held.fingerprint}"
+            click.echo(f"N {record['n']}, seed {seed}, {where}")
+            click.echo(f"{'figure':20} {'samples':>10} {'data':>10}  {'better':9} method")
+        within = f", in features {record['features_fingerprint']}" if record["space"] != space else ""
         click.echo(
-            f"{record['figure']:20} {record['samples']:10.5g} {record['data']:10.5g}  N {record['n']}, seed {seed}, "
-            f"{where}, {'x'.join(map(str, config.shape))}, {len(held)} in {held.fingerprint}; {record['method']}"
+            f"{record['figure']:20} {record['samples']:10.5g} {record['data']:10.5g}  {record['better']:9} "
+            f"{record['method']}{within}"
         )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    """Grey 28x28, colour 32x32; 5x16x16 of other channels."""
+    name = {1: "grey", 3: "colour", 4: "transparent"}.get(shape[0]) if len(shape) == 3 else None
+    return f"{name} {shape[1]}x{shape[2]}" if name else "x".join(map(str, shape))
