@@ -104,8 +104,8 @@ def evaluate(
         console.notice("no wasserstein_1: it needs scipy, as in pip install 'wgan[evaluate]'")
     elif count > MATCHED:
         console.notice(
-            f"no wasserstein_1: to match {count} with {count} takes {8e-9 * count**2:.1f} GB, and time that grows as the "
-            f"cube of N; -n {MATCHED} gives it"
+            f"no wasserstein_1: matching {count} points takes {8e-9 * count**2:.1f} GB, and time as the cube of N; "
+            f"-n {MATCHED} gives it"
         )
     else:
         yield from _compare({"wasserstein_1": "lower"}, "Euclidean, exact", exact_wasserstein, vectors, protocol)

@@ -17,9 +17,10 @@ critic-overfits  held-out data lose over a fifth of the estimate on training dat
 diverged         the estimate had come down to half, and is above nine tenths of the batches of before, and over four
                  times what it was in a middle quarter or above where it had come from
 improving        the estimate has risen by a twentieth in each of the last two quarters, is above most batches of
-                 before, and has risen by twice any fall since the first quarter: the critic still learns
+                 before, and has risen by half as much again as any fall since the first quarter: the critic still
+                 learns
 improving        the estimate is lower than before by a twentieth, lower than most batches of before, and has fallen by
-                 twice any rise since the critic first learnt: an estimate that wanders up and down does not improve
+                 half as much again as any rise since the critic first learnt: what wanders does not improve
 converged        none of these
 
 "Any rise" and "any fall" are from the median of one eighth of the steps to that of any later one.
@@ -35,16 +36,39 @@ from typing import Any
 
 from .losses import ESTIMATES, WASSERSTEIN
 
+ADVICE = {
+    "improving": "go on, with a larger --steps",
+    "converged": "sample; more steps change little",
+    "too-early": "go on",
+    "critic-overfits": "use more data, or stop here",
+    "critic-too-weak": "take more --n-critic or a larger --width",
+    "collapsed": "start anew with another --seed, --lr or --variant",
+    "diverged": "start anew with a lower --lr",
+}
+FIGURES = {
+    "estimate": "how far samples are from data, by this run's critic; once it has learnt, lower is better",
+    "estimate_before": "the same in the quarter of the steps before the last",
+    "estimate_training": "the same on training data, in the comparisons of the last quarter",
+    "estimate_heldout": "the same on data kept from training; where far lower, the critic knows its images by heart",
+    "training_error": "standard error of estimate_training",
+    "heldout_error": "standard error of estimate_heldout",
+    "share_not_above_zero": "of batches, in which the critic scored samples no lower than data; too weak from 1/3 on",
+    "penalty": "on the critic's gradient, as it stands in the loss",
+    "grad_norm": "norm of the critic's gradient; 1 is what gp aims at",
+    "diversity": "how far samples lie apart, over how far data do; near 1 is right, near 0 they are all alike",
+    "diversity_before": "the same in the quarter of the steps before the last",
+}
+
 
 @dataclass(frozen=True)
 class Verdict:
-    word: str
+    word: str  # of ADVICE
     reason: str
     estimate: str  # the column judged by, a key of ESTIMATES
-    figures: Mapping[str, float]
+    figures: Mapping[str, float]  # of FIGURES, those that the run has
 
     def __str__(self) -> str:
-        return f"{self.word}: {self.reason}"
+        return f"{self.word}: {self.reason}; {ADVICE[self.word]}"
 
 
 def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -77,9 +101,9 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     not_above, not_above_earlier, not_above_now = map(not_above_zero, (both, before, now))
     still_learns = not_above_earlier - not_above_now >= 0.1 or estimate > high
     training, heldout = median(now, f"{name}_training"), median(now, f"{name}_heldout")
-    heldout_error = median(now, "heldout_error")
-    training_error = median(now, "training_error")
-    error = math.hypot(heldout_error, heldout_error if training_error != training_error else training_error)
+    training_error, heldout_error = median(now, "training_error"), median(now, "heldout_error")
+    # Records from before there was a training_error: about as large, since as many samples are compared.
+    error = math.hypot(heldout_error, training_error if training_error == training_error else heldout_error)
     diversity, diversity_earlier = median(now, "diversity"), median(before, "diversity")
     penalty, norm = median(now, "penalty"), median(now, "grad_norm")
 
@@ -88,20 +112,19 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     kept = f"{heldout:.3g} on held-out data, {training:.3g} on training data"
     spread = f"samples lie {diversity:.0%} as far apart as data"
     state = f"{kept}; {spread}" if heldout == heldout else spread
-    weak = f"the critic scored samples no lower than data in {not_above:.0%} of the batches"
     rules = (
-        ("diverged", bool(records) and name not in records[-1], f"no longer finite at step {end}; take a lower --lr"),
+        ("diverged", bool(records) and name not in records[-1], f"no longer finite at step {end}"),
         ("too-early", batches < 10, f"{batches} batches logged in the last half of the steps do not tell"),
         (
             "diverged",
             estimate < ESTIMATES[name].floor,
-            f"the estimate is {estimate:.3g}: the critic does worse than by saying the same of all; take a lower --lr",
+            f"the estimate is {estimate:.3g}: the critic does worse than by saying the same of all",
         ),
         (
             "diverged",
             norm > 2 and penalty > estimate,
             f"gradient norms are {norm:.3g}, not near 1, and the penalty of {penalty:.3g} outweighs the estimate of "
-            f"{estimate:.3g}; take a lower --lr",
+            f"{estimate:.3g}",
         ),
         ("too-early", comparisons < 3, f"{trend}; too few comparisons with images in that time to tell more"),
         (
@@ -113,35 +136,31 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
         (
             "critic-too-weak",
             not_above >= 1 / 3,
-            f"{weak}, so that it has nothing to teach; take more --n-critic or a larger --width",
+            f"in {not_above:.0%} of the batches the critic scored samples no lower than data: it has nothing to teach",
         ),
-        (
-            "collapsed",
-            diversity + 4 * (diversity - diversity_earlier) < 0.5 > diversity,
-            f"{spread}; start anew with another --seed, --lr or --variant",
-        ),
+        ("collapsed", diversity + 4 * (diversity - diversity_earlier) < 0.5 > diversity, spread),
         (
             "critic-overfits",
             heldout < 0.8 * training and training - heldout > 2 * error,
-            f"the estimate is {kept}, which the critic has learnt by heart; use more data or stop here",
+            f"the estimate is {kept}, which the critic has learnt by heart",
         ),
         (
             "diverged",
             0 < 2 * lowest < highest and estimate > max(top, min(4 * lowest, highest)),
-            f"the estimate had come down to {lowest:.3g} and is up at {estimate:.3g} again; {state}; take a lower --lr",
+            f"the estimate had come down to {lowest:.3g} and is up at {estimate:.3g} again; {state}",
         ),
         (
             "improving",
-            earlier > 1.05 * course[1] and estimate > max(1.05 * earlier, high, earlier + 2 * fall),
+            earlier > 1.05 * course[1] and estimate > max(1.05 * earlier, high, earlier + 1.5 * fall),
             f"{trend}: the critic still learns; {state}",
         ),
-        ("improving", estimate < min(0.95 * earlier, low, earlier - 2 * rise), f"{trend}; {state}"),
+        ("improving", estimate < min(0.95 * earlier, low, earlier - 1.5 * rise), f"{trend}; {state}"),
         ("converged", True, f"{trend}; {state}"),
     )
     word, reason = next((word, reason) for word, holds, reason in rules if holds)
     figures = {
         **dict(estimate=estimate, estimate_before=earlier, estimate_training=training, estimate_heldout=heldout),
-        **dict(heldout_error=heldout_error, training_error=training_error, share_not_above_zero=not_above),
+        **dict(training_error=training_error, heldout_error=heldout_error, share_not_above_zero=not_above),
         **dict(penalty=penalty, grad_norm=norm, diversity=diversity, diversity_before=diversity_earlier),
     }
     return Verdict(word, reason, name, {key: value for key, value in figures.items() if value == value})

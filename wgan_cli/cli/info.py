@@ -11,6 +11,10 @@ import click
 from ..console import printable, sparkline
 from .options import checkpoint_argument, in_run, plain, talk_options
 
+COMPARING = """
+Each run's estimate is of its own critic. To compare runs, compare their samples with the same images:
+wgan evaluate RUN --data IMAGES"""
+
 
 @click.command(short_help="The environment, and what a checkpoint holds.")
 @checkpoint_argument(required=False)
@@ -22,12 +26,14 @@ def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> 
     wgan info run/
     wgan info run/ckpt.pt --json
 
-    Show the environment, and what a checkpoint or a run folder holds.
+    Show the environment, and what a checkpoint or a run folder holds: settings, the verdict on the run, the figures
+    behind the verdict. To compare two runs, `wgan evaluate` each on the same images.
     """
     from .. import checkpoint as checkpoints
     from .. import ops
     from ..data.cache import cache_folder
     from ..device import pick_device
+    from ..verdict import FIGURES
 
     facts: dict[str, Any] = {
         **checkpoints.versions(),
@@ -46,13 +52,16 @@ def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> 
         return
     for group in (facts, facts.pop("checkpoint", {}), facts.pop("run", {})):
         for name, value in group.items():
-            click.echo(f"{name:22} {printable(plain(value))}")
+            text = printable(plain(value))
+            click.echo(f"{name:22} {text:10} {FIGURES[name]}" if name in FIGURES else f"{name:22} {text}")
+        if "verdict" in group:
+            click.echo(COMPARING)
 
 
 def _run_facts(log: Path) -> dict[str, Any]:
     """What the records of a run say of it."""
     from ..curve import column, read
-    from ..verdict import judge
+    from ..verdict import ADVICE, judge
 
     records = read(log)
     verdict = judge(records)
@@ -60,6 +69,7 @@ def _run_facts(log: Path) -> dict[str, Any]:
     return {
         "verdict": verdict.word,
         "reason": verdict.reason,
+        "advice": ADVICE[verdict.word],
         "estimate_so_far": sparkline(values, 32),
         **verdict.figures,
     }
