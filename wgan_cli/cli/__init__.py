@@ -18,15 +18,17 @@ import click
 
 from .. import StoppedError, WganError, __version__
 from ..console import Console
+from ..stop import ENDING, SAVING
 from . import evaluate, info, options, sample, score, train
 
 
 def main() -> NoReturn:
     """Run the command line, and end with the documented exit code whatever happens."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
-    signal.signal(signal.SIGUSR1, lambda number, frame: None)  # save and go on: nothing to save yet
+    for number in SAVING:
+        signal.signal(number, lambda number, frame: None)  # nothing to save yet
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller, as in >&-
             setattr(sys, name, open(os.devnull, mode))
@@ -54,8 +56,8 @@ def main() -> NoReturn:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """The first SIGINT or SIGTERM unwinds what is going on, the second ends the process at once."""
-    for either in (signal.SIGINT, signal.SIGTERM):
+    """The first signal that ends unwinds what is going on, the second ends the process at once."""
+    for either in ENDING:
         signal.signal(either, lambda number, frame: os._exit(128 + number))
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
@@ -120,7 +122,7 @@ def cli() -> None:
 
     \b
     Exit codes: 0 done · 1 other error · 2 usage · 3 bad data or checkpoint · 4 training diverged
-                75 stopped by --time-limit · 130, 143 stopped by SIGINT, SIGTERM · 141 pipe closed
+                75 stopped by --time-limit · 129, 130, 143 by SIGHUP, SIGINT, SIGTERM · 141 pipe closed
     """
 
 
