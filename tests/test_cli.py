@@ -31,7 +31,7 @@ from tiny import COMMAND, SETTINGS, Ended, call, new_run, save, wgan, write_imag
 from wgan_cli import checkpoint as checkpoints
 from wgan_cli.cli import cli
 from wgan_cli.config import TrainConfig
-from wgan_cli.stop import Stop
+from wgan_cli.signals import Stop
 
 COMMANDS: list[tuple[str, ...]] = [(), *((name,) for name in cli.commands)]
 

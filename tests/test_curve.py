@@ -22,7 +22,7 @@ from wgan_cli.config import resolve
 from wgan_cli.console import Console, sparkline
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.run import Run
-from wgan_cli.stop import Stop
+from wgan_cli.signals import Stop
 from wgan_cli.train import train
 
 COMPARE = Path(__file__).parents[1] / "examples/compare.py"

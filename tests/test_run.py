@@ -24,7 +24,7 @@ from wgan_cli.console import Console, in_words
 from wgan_cli.curve import read
 from wgan_cli.data.dataset import Batch, Dataset
 from wgan_cli.run import Run, check_folder
-from wgan_cli.stop import Stop
+from wgan_cli.signals import Stop
 
 CPU = torch.device("cpu")
 

@@ -30,8 +30,8 @@ from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.data import cache, source
 from wgan_cli.data.dataset import Dataset
+from wgan_cli.signals import Stop
 from wgan_cli.state import State
-from wgan_cli.stop import Stop
 
 CPU = torch.device("cpu")
 measures = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures as Linux does")

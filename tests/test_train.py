@@ -23,9 +23,9 @@ from wgan_cli.console import Console
 from wgan_cli.data.dataset import Batch, Dataset
 from wgan_cli.run import Run
 from wgan_cli.sample import grid, latents, write_samples
+from wgan_cli.signals import Stop
 from wgan_cli.state import State, new_state
 from wgan_cli.step import critic_step, generator_step
-from wgan_cli.stop import Stop
 from wgan_cli.train import train
 from wgan_cli.variants import VARIANTS
 

@@ -22,9 +22,9 @@ from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.curve import read
 from wgan_cli.data.dataset import Dataset
+from wgan_cli.signals import Stop
 from wgan_cli.state import new_state
 from wgan_cli.step import critic_step
-from wgan_cli.stop import Stop
 from wgan_cli.train import train
 from wgan_cli.verdict import judge
 from wgan_cli.watch import compare

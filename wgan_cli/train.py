@@ -15,9 +15,9 @@ from .console import Console, duration, in_words
 from .data.dataset import Batch, Dataset
 from .networks import parameter_count
 from .run import Run, record
+from .signals import Stop
 from .state import State, new_state, restored_state
 from .step import critic_step, generator_step
-from .stop import Stop
 from .verdict import judge
 from .watch import COMPARE_EVERY, check_steps, check_weights, compare
 

@@ -8,10 +8,15 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-TIME_LIMIT_CODE = 75  # EX_TEMPFAIL: try again later
-# Windows lacks some of them.
-ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-SAVING = [getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name)]
+from . import TIME_LIMIT
+
+
+def known(*names: str) -> tuple[signal.Signals, ...]:
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+STOP = known("SIGHUP", "SIGINT", "SIGTERM")  # save and end, with exit code 128 + the signal's number
+SAVE = known("SIGUSR1")  # save and go on
 
 
 class Stop:
@@ -28,13 +33,13 @@ class Stop:
         if self.ended_by is not None:
             return signal.Signals(self.ended_by).name, 128 + self.ended_by
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            return "the time limit", TIME_LIMIT_CODE
+            return "the time limit", TIME_LIMIT
         return None
 
     def __enter__(self) -> Stop:
-        for number in (*ENDING, *SAVING):
+        for number in (*STOP, *SAVE):
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has SIGHUP
-                self._before[number] = signal.signal(number, self._end if number in ENDING else self._save)
+                self._before[number] = signal.signal(number, self._end if number in STOP else self._save)
         return self
 
     def __exit__(
