@@ -88,9 +88,8 @@ def _show(error: Exception) -> int:
 def _told(error: click.UsageError) -> str:
     """Click's words, which know only of flags that were typed."""
     if isinstance(error, click.BadParameter) and error.ctx and isinstance(error.param, click.Option):
-        where = options.place(error.param, error.ctx)
-        if where != options.long_name(error.param):
-            return f"{where}: {error.message}"
+        if variable := options.variable(error.param, error.ctx):
+            return f"{options.long_name(error.param)}{variable}: {error.message}"
     return error.format_message()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from .. import UsageError
+from ..config import Range
 from ..console import Console
 from .options import (
     any_path,
@@ -20,6 +21,7 @@ from .options import (
     option,
     seed_option,
     talk_options,
+    within,
 )
 
 
@@ -34,7 +36,7 @@ from .options import (
     help="A TorchScript or torch.export model to compare in the features of. It is a program: load none that you "
     "do not trust.",
 )
-@option("-n", "--count", type=click.IntRange(1), metavar="N", help="Samples.  [default: 1000, or half of the data]")
+@option("-n", "--count", type=within(Range(1)), metavar="N", help="Samples.  [default: 1000, or half of the data]")
 @seed_option("Of samples, choice and directions.")
 @null_option()
 @option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")

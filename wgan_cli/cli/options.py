@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from .. import UsageError
-from ..config import RANGES, TrainConfig, flag
+from ..config import RANGES, Range, TrainConfig, flag
 from ..console import Console
 from ..files import newest_checkpoint
 from ..networks import ARCHITECTURES
@@ -72,27 +72,30 @@ class Command(click.Command):
             return super().invoke(ctx)
         except UsageError as error:
             for option in self.options():
-                if str(error).startswith((f"{long_name(option)} ", f"{long_name(option)}:")):
-                    raise UsageError(str(error).replace(long_name(option), place(option, ctx), 1)) from None
+                for word in option.opts:
+                    if str(error).startswith((f"{word} ", f"{word}:")):
+                        raise UsageError(word + variable(option, ctx) + str(error)[len(word) :]) from None
             raise
 
     def _name_strangers(self, console: Console) -> None:
         """A notice for each variable that would be an option of this command, if it had one of that name."""
-        names = [str(option.envvar) for option in self.options()]
+        known = [str(option.envvar).removeprefix(self.prefix) for option in self.options()]
         for name in sorted(os.environ):
-            if name.startswith(self.prefix) and name not in names:
-                meant = get_close_matches(name, names, 1)
-                console.notice(f"{name}: no such option" + (f"; did you mean {meant[0]}?" if meant else ""))
+            if name.startswith(self.prefix) and (rest := name.removeprefix(self.prefix)) not in known:
+                meant = get_close_matches(rest, known, 1)
+                console.notice(
+                    f"{name}: no such option" + (f"; did you mean {self.prefix}{meant[0]}?" if meant else "")
+                )
 
 
 def long_name(option: click.Parameter) -> str:
     return next((word for word in option.opts if word.startswith("--")), option.opts[0])
 
 
-def place(option: click.Parameter, ctx: click.Context) -> str:
-    """`--lr`, or where its value was not typed `--lr (from WGAN_TRAIN_LR)`."""
+def variable(option: click.Parameter, ctx: click.Context) -> str:
+    """What to add to the name of an option whose value was not typed: ` (from WGAN_TRAIN_LR)`."""
     from_environment = ctx.get_parameter_source(option.name or "") == ParameterSource.ENVIRONMENT
-    return long_name(option) + (f" (from {option.envvar})" if from_environment else "")
+    return f" (from {option.envvar})" if from_environment else ""
 
 
 option = partial(click.option, cls=Option)
@@ -145,7 +148,7 @@ def checkpoint_argument(required: bool = True) -> Callable[[F], F]:
 
 
 def seed_option(help: str) -> Callable[[F], F]:
-    return option("--seed", type=number("seed"), metavar="N", default=0, show_default=True, help=help)
+    return option("--seed", type=within(RANGES["seed"]), metavar="N", default=0, show_default=True, help=help)
 
 
 def setting(name: str, section: str = "Options", **attributes: Any) -> Callable[[F], F]:
@@ -153,15 +156,16 @@ def setting(name: str, section: str = "Options", **attributes: Any) -> Callable[
     if "[default" not in attributes["help"]:
         attributes["help"] += f"  [default: {default_of(name)}]"
     if name in RANGES and "type" not in attributes:
-        attributes = {"metavar": "N" if RANGES[name].whole else "X", "type": number(name), **attributes}
+        attributes = {"metavar": "N" if RANGES[name].whole else "X", "type": within(RANGES[name]), **attributes}
     return option(flag(name), name, default=None, section=section, **attributes)
 
 
-def number(name: str) -> click.IntRange | click.FloatRange:
-    """What a setting may be, for Click to check."""
-    low, high, low_open, high_open = RANGES[name]
-    kind: Any = click.IntRange if RANGES[name].whole else click.FloatRange
-    return kind(low, high, min_open=low_open, max_open=high_open)
+def within(numbers: Range) -> click.IntRange | click.FloatRange:
+    """For Click to check. Its own name for the type is `integer range`."""
+    kind: Any = click.IntRange if numbers.whole else click.FloatRange
+    checked = kind(numbers.low, numbers.high, min_open=numbers.low_open, max_open=numbers.high_open)
+    checked.name = "whole number" if numbers.whole else "number"
+    return checked
 
 
 def default_of(name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from .. import UsageError
+from ..config import RANGES, Range
 from ..files import check_writable, names_folder
 from .options import (
     any_path,
@@ -16,16 +17,16 @@ from .options import (
     checkpoint_argument,
     command,
     device_option,
-    number,
     option,
     seed_option,
     talk_options,
+    within,
 )
 
 
 @command(short_help="Draw samples from a checkpoint.")
 @checkpoint_argument()
-@option("-n", "--count", type=click.IntRange(1), metavar="N", help="Number of samples.  [default: 64]")
+@option("-n", "--count", type=within(Range(1)), metavar="N", help="Number of samples.  [default: 64]")
 @option(
     "-o",
     "--out",
@@ -35,16 +36,18 @@ from .options import (
     help="FILE.png (a grid), DIR/ (a file each), FILE.npz, FILE.npy or `-`.",
 )
 @seed_option("Of the latents.")
-@option("--index", type=number("seed"), metavar="N", help="Begin with this image of the seed; alone, draw only it.")
+@option(
+    "--index", type=within(RANGES["seed"]), metavar="N", help="Begin with this image of the seed; alone, draw only it."
+)
 @option(
     "--interpolate",
-    type=click.IntRange(2),
+    type=within(Range(2)),
     metavar="STEPS",
     help="Walk from each of the N latents to the next, a row a pair.  [N: 9]",
 )
 @option("--truncation", type=float, metavar="X", help="Draw latents again beyond this many deviations.")
 @option("--raw", is_flag=True, help="Weights of the last step, not their average.")
-@option("--nrow", type=click.IntRange(1), metavar="N", help="Images in a row of the grid.")
+@option("--nrow", type=within(Range(1)), metavar="N", help="Images in a row of the grid.")
 @device_option()
 @talk_options()
 def sample(
