@@ -218,7 +218,7 @@ def test_the_exit_codes_stand_in_the_help_as_in_the_table() -> None:
 
 
 def settings(*words: str | Path) -> dict[str, tuple[Any, str]]:
-    done = call("train", "--dry-run", "--json", *words)
+    done = call("train", "--dry-run", "--json", "-q", *words)
     assert (done.code, done.err) == (0, "")
     return {name: (entry["value"], entry["from"]) for name, entry in json.loads(done.out).items()}
 
@@ -315,7 +315,7 @@ def test_a_variable_of_no_option_is_a_notice(checkpoint: Path, monkeypatch: pyte
 
 
 def test_dry_run_in_words_has_a_line_a_setting_and_writes_nothing(images: Path) -> None:
-    done = call("train", "--data", images, "--dry-run", "--clip", "0.02", "--variant", "clip", "-o", "run")
+    done = call("train", "--data", images, "--dry-run", "-q", "--clip", "0.02", "--variant", "clip", "-o", "run")
     assert (done.code, done.err) == (0, "")
     lines = done.out.decode().splitlines()
     assert len(lines) == len(fields(TrainConfig))
@@ -698,7 +698,7 @@ def test_files_of_others_in_the_run_folder_stay(images: Path) -> None:
     assert not Path("run/samples/.000002.png.0123abcd.tmp").exists()
     Path("other").mkdir()
     Path("other/metrics.jsonl").write_text("{}")
-    check_refused(call("train", "--data", images, *SETTINGS, "-o", "other", "-q"), 2, "not of a run of wgan")
+    check_refused(call("train", "--data", images, *SETTINGS, "-o", "other", "-q"), 2, "no config.json of a run of wgan")
 
 
 def test_a_make_rule_continues_and_then_leaves_all_as_it_is(images: Path) -> None:
@@ -893,7 +893,8 @@ def test_a_signal_saves_and_tells_how_to_go_on(number: signal.Signals, code: int
     terminal.process.send_signal(number)
     assert terminal.end() == (code, b"")
     assert "░ training " in terminal.text and "Traceback" not in terminal.text
-    *_, stopped, again, rest = terminal.text.replace("\r\n", "\n").split("\n")
+    *_, stopped, again, following, rest = terminal.text.replace("\r\n", "\n").split("\n")
+    assert following.startswith("Next: wgan sample run/ckpt.pt")
     assert (match := re.fullmatch(rf".*\r\033\[KStopped by {number.name} at step (\d+) .*", stopped))
     assert again == f"To go on: {shlex.join(['wgan', *words])}" and rest == ""
     records = Path("run/metrics.jsonl").read_text().splitlines()
