@@ -32,6 +32,7 @@ from wgan_cli import EXIT_CODES, PIPE_CLOSED, TIME_LIMIT, DataError, DivergedErr
 from wgan_cli import checkpoint as checkpoints
 from wgan_cli.cli import cli
 from wgan_cli.config import TrainConfig
+from wgan_cli.signals import Stop
 
 COMMANDS: list[tuple[str, ...]] = [(), *((name,) for name in cli.commands)]
 
@@ -217,7 +218,7 @@ def test_the_exit_codes_stand_in_the_help_as_in_the_table() -> None:
 
 
 def settings(*words: str | Path) -> dict[str, tuple[Any, str]]:
-    done = call("train", "--dry-run", "--json", *words)
+    done = call("train", "--dry-run", "--json", "-q", *words)
     assert (done.code, done.err) == (0, "")
     return {name: (entry["value"], entry["from"]) for name, entry in json.loads(done.out).items()}
 
@@ -314,7 +315,7 @@ def test_a_variable_of_no_option_is_a_notice(checkpoint: Path, monkeypatch: pyte
 
 
 def test_dry_run_in_words_has_a_line_a_setting_and_writes_nothing(images: Path) -> None:
-    done = call("train", "--data", images, "--dry-run", "--clip", "0.02", "--variant", "clip", "-o", "run")
+    done = call("train", "--data", images, "--dry-run", "-q", "--clip", "0.02", "--variant", "clip", "-o", "run")
     assert (done.code, done.err) == (0, "")
     lines = done.out.decode().splitlines()
     assert len(lines) == len(fields(TrainConfig))
@@ -697,7 +698,7 @@ def test_files_of_others_in_the_run_folder_stay(images: Path) -> None:
     assert not Path("run/samples/.000002.png.0123abcd.tmp").exists()
     Path("other").mkdir()
     Path("other/metrics.jsonl").write_text("{}")
-    check_refused(call("train", "--data", images, *SETTINGS, "-o", "other", "-q"), 2, "not of a run of wgan")
+    check_refused(call("train", "--data", images, *SETTINGS, "-o", "other", "-q"), 2, "no config.json of a run of wgan")
 
 
 def test_a_make_rule_continues_and_then_leaves_all_as_it_is(images: Path) -> None:
@@ -731,7 +732,8 @@ def test_a_time_limit_ends_with_75_and_the_command_to_go_on(images: Path, traine
     words = ("train", "--data", str(images), *SETTINGS, "-o", "b", "--time-limit", "0s")
     done = call(*words)
     assert (done.code, done.out) == (75, b"")
-    *_, stopped, again = done.err.splitlines()
+    *_, stopped, again, following = done.err.splitlines()
+    assert following == "Next: wgan sample b/ckpt.pt -n 64 -o grid.png" and Path("b/samples/newest.png").exists()
     assert stopped == "Stopped by the time limit at step 1 of 4, saved in b/ckpt.pt"
     assert again == f"To go on: {shlex.join(['wgan', *words])}"
     for step in (2, 3):
@@ -744,17 +746,17 @@ def test_a_time_limit_ends_with_75_and_the_command_to_go_on(images: Path, traine
     ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5s", 1.5), ("30m", 1800), ("1h", 3600), ("1h30m5s", 5405)]
 )
 def test_durations(text: str, seconds: float, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[float] = []
+    given: list[float | None] = []
 
-    def train(config: Any, dataset: Any, out: Path, device: Any, console: Any, time_limit: float, *flags: bool) -> Path:
-        given.append(time_limit)
+    def train(config: Any, dataset: Any, out: Path, device: Any, console: Any, stop: Stop, *rest: Any) -> Path:
+        given.append(stop.deadline)
         return out
 
     monkeypatch.setattr("wgan_cli.train.train", train)
     ticks = itertools.count()
     monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
     assert call("train", "--data", images, *SETTINGS, "--time-limit", text).code == 0
-    assert given[0] < seconds and (given[0] - seconds).is_integer()  # what reading the images took is gone
+    assert given == [seconds]  # from the very start, so that reading the images counts
 
 
 # ---- Streams
@@ -891,7 +893,8 @@ def test_a_signal_saves_and_tells_how_to_go_on(number: signal.Signals, code: int
     terminal.process.send_signal(number)
     assert terminal.end() == (code, b"")
     assert "░ training " in terminal.text and "Traceback" not in terminal.text
-    *_, stopped, again, rest = terminal.text.replace("\r\n", "\n").split("\n")
+    *_, stopped, again, following, rest = terminal.text.replace("\r\n", "\n").split("\n")
+    assert following.startswith("Next: wgan sample run/ckpt.pt")
     assert (match := re.fullmatch(rf".*\r\033\[KStopped by {number.name} at step (\d+) .*", stopped))
     assert again == f"To go on: {shlex.join(['wgan', *words])}" and rest == ""
     records = Path("run/metrics.jsonl").read_text().splitlines()

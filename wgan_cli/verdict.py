@@ -1,21 +1,28 @@
 """What a run's records say of it: one word, the reason for a person, and the figures behind it.
 
 Batches are noisy, so every figure is a median, or a share of batches. "Now" is the last quarter of the steps so far,
-"before" the quarter before it, "most" is three quarters. In the order in which they are asked, the rules are these; a
-missing figure meets none:
+"before" the quarter before it, "most" is three quarters. The rules are asked in this order, and a missing figure meets
+none:
 
 diverged         a figure or weight was not finite
 too-early        fewer than ten logged batches in now and before together
 diverged         the critic is out of bounds: estimate under its floor, or gradient norms over 2 and a penalty above it
+too-early        fewer than three comparisons in now and before together: under some 1,250 updates of the critic
+too-early        the critic is too weak, as the next rule has it, and still learns: the share of such batches fell by a
+                 tenth, or the estimate is above most batches of before
 critic-too-weak  in a third of the batches, in now and before, the critic scored samples no lower than data
-too-early        fewer than three comparisons in now and before together
 collapsed        samples lie less than half as far apart as data do, and still would after as many steps again
-critic-overfits  held-out data lose over a fifth of the estimate on training data, and over twice its standard error
-improving        it has risen in every quarter, by a twentieth and above most batches of before in the last: the critic
-                 still learns
-diverged         it had come down, is over twice what it was in a middle quarter, and above most batches of before
-improving        it is lower than before by a twentieth, and than most batches of before
+critic-overfits  held-out data lose over a fifth of the estimate on training data, and over twice the standard error of
+                 that difference
+diverged         the estimate had come down to half, and is above nine tenths of the batches of before, and over four
+                 times what it was in a middle quarter or above where it had come from
+improving        the estimate has risen by a twentieth in each of the last two quarters, is above most batches of
+                 before, and has risen by twice any fall since the first quarter: the critic still learns
+improving        the estimate is lower than before by a twentieth, lower than most batches of before, and has fallen by
+                 twice any rise since the critic first learnt: an estimate that wanders up and down does not improve
 converged        none of these
+
+"Any rise" and "any fall" are from the median of one eighth of the steps to that of any later one.
 """
 
 from __future__ import annotations
@@ -43,29 +50,45 @@ class Verdict:
 def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     """The verdict on a run, from the records of its metrics.jsonl in order."""
     end = records[-1]["step"] if records else 0
-    quarters = [[r for r in records if i * end < 4 * r["step"] <= (i + 1) * end] for i in range(4)]
-    before, now = quarters[2:]
-    both = before + now
     name = next((name for name in ESTIMATES if any(name in r for r in records)), WASSERSTEIN.name)
+
+    def parts(count: int) -> list[list[Mapping[str, Any]]]:
+        return [[r for r in records if i * end < count * r["step"] <= (i + 1) * end] for i in range(count)]
 
     def median(part: Iterable[Mapping[str, Any]], column: str) -> float:
         return statistics.median([r[column] for r in part if column in r] or [math.nan])
 
+    def not_above_zero(part: Iterable[Mapping[str, Any]]) -> float:
+        return statistics.fmean([r[name] <= 0 for r in part if name in r] or [math.nan])
+
+    quarters = parts(4)
+    before, now = quarters[2:]
+    both = before + now
+    batches, comparisons = (sum(column in r for r in both) for column in (name, f"{name}_training"))
     course = [median(quarter, name) for quarter in quarters]
     earlier, estimate = course[2:]
-    lowest = min(course[1:3])  # in the first quarter the critic may not know much yet
     values = [r[name] for r in before if name in r]
-    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else [math.nan] * 3
-    not_above = statistics.fmean([r[name] <= 0 for r in both if name in r] or [math.nan])
-    training, heldout, error = (median(now, c) for c in (f"{name}_training", f"{name}_heldout", "heldout_error"))
+    twentieths = statistics.quantiles(values, n=20) if len(values) > 1 else [math.nan] * 19
+    low, high, top = twentieths[4], twentieths[14], twentieths[17]  # a quarter of the batches, most, nine tenths
+    eighths = [value for part in parts(8) if (value := median(part, name)) == value]
+    lowest = min(course[1:3])  # in the first quarter the critic may not know much yet
+    early = [r[name] for r in quarters[0] + quarters[1] if name in r]
+    highest = max((statistics.median(early[i : i + 5]) for i in range(len(early) - 4)), default=math.nan)
+    not_above, not_above_earlier, not_above_now = map(not_above_zero, (both, before, now))
+    still_learns = not_above_earlier - not_above_now >= 0.1 or estimate > high
+    training, heldout = median(now, f"{name}_training"), median(now, f"{name}_heldout")
+    heldout_error = median(now, "heldout_error")
+    training_error = median(now, "training_error")
+    error = math.hypot(heldout_error, heldout_error if training_error != training_error else training_error)
     diversity, diversity_earlier = median(now, "diversity"), median(before, "diversity")
     penalty, norm = median(now, "penalty"), median(now, "grad_norm")
-    batches, comparisons = (sum(column in r for r in both) for column in (name, f"{name}_training"))
 
+    rise, fall = _largest_rise(_known(eighths)), _largest_rise([-value for value in eighths[2:]])
     trend = f"the estimate is {estimate:.3g}, after {earlier:.3g} in the quarter before"
     kept = f"{heldout:.3g} on held-out data, {training:.3g} on training data"
     spread = f"samples lie {diversity:.0%} as far apart as data"
     state = f"{kept}; {spread}" if heldout == heldout else spread
+    weak = f"the critic scored samples no lower than data in {not_above:.0%} of the batches"
     rules = (
         ("diverged", bool(records) and name not in records[-1], f"no longer finite at step {end}; take a lower --lr"),
         ("too-early", batches < 10, f"{batches} batches logged in the last half of the steps do not tell"),
@@ -80,13 +103,18 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
             f"gradient norms are {norm:.3g}, not near 1, and the penalty of {penalty:.3g} outweighs the estimate of "
             f"{estimate:.3g}; take a lower --lr",
         ),
+        ("too-early", comparisons < 3, f"{trend}; too few comparisons with images in that time to tell more"),
+        (
+            "too-early",
+            not_above >= 1 / 3 and still_learns,
+            f"the critic still learns: it scored samples no lower than data in {not_above_now:.0%} of the batches, "
+            f"after {not_above_earlier:.0%} in the quarter before; {trend}",
+        ),
         (
             "critic-too-weak",
             not_above >= 1 / 3,
-            f"in {not_above:.0%} of the batches the critic scored samples no lower than data, so that it has nothing "
-            "to teach; take more --n-critic or a larger --width",
+            f"{weak}, so that it has nothing to teach; take more --n-critic or a larger --width",
         ),
-        ("too-early", comparisons < 3, f"{trend}; too few comparisons with images in that time to tell more"),
         (
             "collapsed",
             diversity + 4 * (diversity - diversity_earlier) < 0.5 > diversity,
@@ -98,22 +126,35 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
             f"the estimate is {kept}, which the critic has learnt by heart; use more data or stop here",
         ),
         (
-            "improving",
-            course == sorted(course) and estimate > max(1.05 * earlier, high),
-            f"{trend}: the critic still learns; {state}",
-        ),
-        (
             "diverged",
-            estimate > max(2 * lowest, high),
+            0 < 2 * lowest < highest and estimate > max(top, min(4 * lowest, highest)),
             f"the estimate had come down to {lowest:.3g} and is up at {estimate:.3g} again; {state}; take a lower --lr",
         ),
-        ("improving", estimate < min(0.95 * earlier, low), f"{trend}; {state}"),
+        (
+            "improving",
+            earlier > 1.05 * course[1] and estimate > max(1.05 * earlier, high, earlier + 2 * fall),
+            f"{trend}: the critic still learns; {state}",
+        ),
+        ("improving", estimate < min(0.95 * earlier, low, earlier - 2 * rise), f"{trend}; {state}"),
         ("converged", True, f"{trend}; {state}"),
     )
     word, reason = next((word, reason) for word, holds, reason in rules if holds)
     figures = {
         **dict(estimate=estimate, estimate_before=earlier, estimate_training=training, estimate_heldout=heldout),
-        **dict(heldout_error=error, share_not_above_zero=not_above, penalty=penalty, grad_norm=norm),
-        **dict(diversity=diversity, diversity_before=diversity_earlier),
+        **dict(heldout_error=heldout_error, training_error=training_error, share_not_above_zero=not_above),
+        **dict(penalty=penalty, grad_norm=norm, diversity=diversity, diversity_before=diversity_earlier),
     }
     return Verdict(word, reason, name, {key: value for key, value in figures.items() if value == value})
+
+
+def _known(medians: Sequence[float]) -> Sequence[float]:
+    """Without those while the critic learns: before they are above 0, and in their first climb."""
+    start = max((i + 1 for i, value in enumerate(medians) if value <= 0), default=0)
+    while start + 1 < len(medians) and medians[start] <= medians[start + 1]:
+        start += 1
+    return medians[start:]
+
+
+def _largest_rise(medians: Sequence[float]) -> float:
+    """From any to a later one."""
+    return max((later - value for i, value in enumerate(medians) for later in medians[i:]), default=0.0)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +20,9 @@ COMPARE_BATCHES = 4
 
 @torch.no_grad()
 def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[str, Tensor]:
-    """The estimate on training and on held-out samples by one critic, against the same fresh fakes, and `diversity`:
-    the mean distance between two fakes over that between two real samples. Each over COMPARE_BATCHES batches.
+    """The estimate on training and on held-out samples by one critic, against the same fresh fakes, with the standard
+    error that each has from its real samples, and `diversity`: the mean distance between two fakes over that between
+    two real samples. Each over COMPARE_BATCHES batches.
 
     Nothing of the run changes: the random numbers are of their own, and so are the running statistics. The networks
     stay in training mode, so that batch norm takes each batch by itself as in `critic_step`; with running
@@ -52,37 +51,35 @@ def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[st
         apart_fake += float(torch.pdist(fake.flatten(1)).mean())
         apart_real += float(torch.pdist(real.flatten(1)).mean())
     figures = {f"{record.estimate.name}_{part}": torch.cat(values).mean() for part, values in estimates.items()}
-    if heldout:
-        count = min(len(heldout), COMPARE_BATCHES * config.batch)  # a small part comes more than once
-        figures["heldout_error"] = torch.cat(estimates["heldout"]).std() / count**0.5
+    for part, data in parts.items():
+        count = min(len(data), COMPARE_BATCHES * config.batch)  # a small part comes more than once
+        figures[f"{part}_error"] = torch.cat(estimates[part]).std() / count**0.5
     if apart_real > 0:  # neither one image over and over, nor batches of one
         figures["diversity"] = torch.tensor(apart_fake / apart_real, device=state.device)
     return figures
 
 
-def check_steps(state: State, unchecked: list[tuple[int, dict[str, Tensor]]], newest: Path, saved: int | None) -> None:
-    """DivergedError for the first figure that is not finite; the list is emptied."""
+def check_steps(state: State, unchecked: list[tuple[int, dict[str, Tensor]]], kept: str) -> None:
+    """DivergedError for the first figure that is not finite; empties the list. `kept`: what the error says is left."""
+    if not unchecked:
+        return
     values = iter(torch.stack([value for _, figures in unchecked for value in figures.values()]).tolist())
     for step, figures in unchecked:
-        _check_figures(state, {"step": step, **dict(zip(figures, values, strict=False))}, newest, saved)
+        for name, value in zip(figures, values, strict=False):
+            if not math.isfinite(value):
+                raise _diverged(state, step, f"{name} is {value}", kept)
     unchecked.clear()
 
 
-def _check_figures(state: State, record: dict[str, Any], newest: Path, saved: int | None) -> None:
-    if wrong := [f"{name} is {value}" for name, value in record.items() if not np.isfinite(value)]:
-        raise _diverged(state, record["step"], wrong[0], newest, saved)
-
-
-def check_weights(state: State, newest: Path, saved: int | None) -> None:
-    """The running statistics of batch norm included."""
+def check_weights(state: State, kept: str) -> None:
+    """DivergedError for a weight that is not finite, or one of batch norm's running statistics."""
     for network, module in (("critic", state.critic), ("generator", state.generator)):
         for name, weight in module.state_dict().items():
             if not weight.isfinite().all():
-                raise _diverged(state, state.step, f"{name} of the {network} is not finite", newest, saved)
+                raise _diverged(state, state.step, f"{name} of the {network} is not finite", kept)
 
 
-def _diverged(state: State, step: int, what: str, newest: Path, saved: int | None) -> DivergedError:
-    kept = f"{newest} of step {saved} is untouched" if saved is not None else "nothing had been saved yet"
+def _diverged(state: State, step: int, what: str, kept: str) -> DivergedError:
     return DivergedError(
         f"training diverged at step {step}: {what}; {kept}. "
         f"Start anew with a lower --lr (was {state.config.lr:g}) or another --optimizer"

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from click.core import ParameterSource
 
 from .. import StoppedError, UsageError
 from ..config import ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
-from ..console import Console
+from ..console import Console, in_words
 from ..files import check_writable, lock
+from ..signals import Stop
 from ..variants import VARIANTS
 from .options import (
     any_path,
@@ -123,7 +123,7 @@ def train(
     The same command again goes on where it stopped, or does nothing when all steps are done. The run
     folder gets ckpt.pt, config.json, metrics.jsonl, samples/ and, with matplotlib, curve.png.
     """
-    began = time.monotonic()
+    stop = Stop(time_limit)
     console = Console(quiet=quiet, verbose=verbose)
     chosen = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     given = {name: value for name, value in settings.items() if ctx.get_parameter_source(name) in chosen}
@@ -152,25 +152,37 @@ def train(
     config, origins = resolve(given, facts, preset, native_precision(where))
 
     from ..run import check_folder
-    from ..train import train
+    from ..train import expected_seconds, train
 
-    if not force:
-        check_folder(out, config)  # before the images are read, which may take long
-    if dry_run:
+    if dry_run:  # writes nothing, so what stands in its way comes last
         _print_settings(ctx, config, origins, as_json)
+        told = f"{config.steps} steps take {in_words(expected_seconds(config, where))} on this machine"
+        console.notice(f"{told}, as timed with made-up images")
+    check_folder(out, config, force)  # before the images are read, which may take long
+    if dry_run:
         return
+    of_data: dict[str, Any] = {name: given[name] for name in ("size", "channels", "fit", "flip") if name in given}
+    faster = _fast_command(data, of_data) if preset == "paper" and config.size else ""
+    next_line = f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png"
     try:
-        with lock(out):
+        with lock(out), stop:
             dataset = prepare(source, config, skip_bad, console)
-            left = None if time_limit is None else time_limit - (time.monotonic() - began)
-            click.echo(os.fsencode(train(config, dataset, out, where, console, left, force, tensorboard)))
+            click.echo(os.fsencode(train(config, dataset, out, where, console, stop, force, tensorboard, faster)))
     except OSError as error:
         error.filename = error.filename or str(out)
         raise
-    except StoppedError as stop:
+    except StoppedError as ended:
         again = shlex.join(["wgan", *(word for word in sys.argv[1:] if word != "--force")])
-        raise StoppedError(f"{stop}\nTo go on: {again}", stop.exit_code) from None
-    console.notice(f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png")
+        after = f"\n{next_line}" if (out / "ckpt.pt").exists() else ""
+        raise StoppedError(f"{ended}\nTo go on: {again}{after}", ended.exit_code) from None
+    console.notice(next_line)
+
+
+def _fast_command(data: str, settings: dict[str, Any]) -> str:
+    words = ["wgan", "train", "--data", data]
+    for name, value in settings.items():
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return shlex.join([*words, "--preset", "fast", "-o", "wgan-fast"])
 
 
 def _print_settings(ctx: click.Context, config: TrainConfig, origins: dict[str, str], as_json: bool) -> None:
