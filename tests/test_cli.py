@@ -112,7 +112,7 @@ def test_the_help_shows_the_papers_defaults() -> None:
     for default in (
         "gan ns 0.0002, clip 5e-05, gp 0.0001",
         "gan ns 0.5,0.999, gp 0,0.9",
-        "mlp 512, dcgan 64",
+        "dcgan 64, mlp 512",
         "clip 0.01",
     ):
         assert f"[default: {default}]" in text

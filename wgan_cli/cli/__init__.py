@@ -10,7 +10,6 @@ import platform
 import signal
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import NoReturn
 
@@ -95,6 +94,8 @@ def _told(error: click.UsageError) -> str:
 
 def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if asked:
+        from importlib.metadata import PackageNotFoundError, version  # which imports half of `email`
+
         try:
             torch = version("torch")
         except PackageNotFoundError:
