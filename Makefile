@@ -5,6 +5,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CUDA_VENV ?= .venv-cuda
 INSTALLED := $(VENV)/.installed
+DEMO_INSTALLED := $(VENV)/.demo-installed
+# On Linux the usual index has torch for CUDA alone, with gigabytes of NVIDIA's libraries. `make demo TORCH_INDEX=` takes it.
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+PACKAGE := pyproject.toml setup.py $(wildcard wgan_cli/*.py wgan_cli/*/*.py csrc/*)
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 DEMO := demo
 
 .DEFAULT_GOAL := help
@@ -15,10 +20,17 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The installed package is what is tested, so it is installed again when a file of it changes.
-$(INSTALLED): pyproject.toml setup.py $(wildcard wgan_cli/*.py wgan_cli/*/*.py csrc/*)
+$(INSTALLED): $(PACKAGE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check '.[dev]'
+	$(PIP) torch==2.13.0
+	$(PIP) '.[dev]'
+	touch $@
+
+# What a user needs, and a torch for the CPU where there is one; `make test` after it takes that torch too.
+$(DEMO_INSTALLED): $(PACKAGE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0 $(TORCH_INDEX:%=--extra-index-url %)
+	$(PIP) '.[plot]'
 	touch $@
 
 demo: $(DEMO)/ranking.tsv ## train on the embedded digits, draw a grid, rank the digits (a few minutes)
@@ -26,7 +38,7 @@ demo: $(DEMO)/ranking.tsv ## train on the embedded digits, draw a grid, rank the
 
 # Always asked for: an interrupted run goes on, and a finished one is left alone, its time too, so that what is made
 # from it is not made again.
-$(DEMO)/ckpt.pt: $(INSTALLED) FORCE
+$(DEMO)/ckpt.pt: $(DEMO_INSTALLED) FORCE
 	$(BIN)/wgan train --data examples/digits.zip --width 24 --batch 32 --lr 1e-3 --n-critic 2 \
 	  --ema 0.98 --steps 3000 --save-every 250 --sample-every 250 -o $(DEMO)
 

@@ -72,6 +72,10 @@ def architectures(home: Path) -> str:
     return ";".join(known) + "+PTX"
 
 
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def write_note(command: Any, kernels: str) -> None:
     """Keep `kernels` for `wgan info`, beside the modules that `command` builds or, for an editable install, uses."""
     inplace = getattr(command, "editable_mode", False) or getattr(command, "inplace", False)
@@ -101,8 +105,8 @@ def extension(version: str, cuda: str) -> dict[str, Any]:
                 for ext in self.extensions:  # that an earlier build may have left
                     Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
                 self.extensions = []
-                first_line = (str(error) or type(error).__name__).strip().splitlines()[0]
-                write_note(self, f"not built: compilation failed ({first_line}); with WGAN_CUDA=1 pip shows all of it")
+                said = first_line(error)
+                write_note(self, f"not built: compilation failed ({said}); with WGAN_CUDA=1 pip shows all of it")
 
     module = CUDAExtension(
         "wgan_cli._C",
@@ -127,10 +131,11 @@ try:
     if asked == "0":
         raise NoKernelsError("WGAN_CUDA=0 when it was installed")
     arguments = extension(*seen_torch())
-except NoKernelsError as error:
+except Exception as error:  # besides NoKernelsError whatever a broken torch, nvcc or setuptools brings
+    said = str(error) if isinstance(error, NoKernelsError) else f"{type(error).__name__}: {first_line(error)}"
     if FORCED:
-        sys.exit(f"WGAN_CUDA=1, but the kernels cannot be built: {error}")
-    reason = f"not built: {error}"
+        sys.exit(f"WGAN_CUDA=1, but the kernels cannot be built: {said}")
+    reason = f"not built: {said}"
 
     class Python(build_py):
         def run(self) -> None:

@@ -333,7 +333,10 @@ Tensor gradient_penalty_backward(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY(WGAN_NAMESPACE, library) {
+// torch 2.10 makes a text of the namespace as it stands, not of what it is defined as.
+#define WGAN_LIBRARY(name, library) STABLE_TORCH_LIBRARY(name, library)
+
+WGAN_LIBRARY(WGAN_NAMESPACE, library) {
   library.def("clamp_(Tensor(a!)[] params, float c) -> ()");
   library.def(
       "rmsprop_clamp_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, float lr, "

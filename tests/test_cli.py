@@ -28,9 +28,11 @@ import torch
 from PIL import Image
 from tiny import COMMAND, SETTINGS, Ended, call, new_run, save, wgan, write_images
 
+from wgan_cli import EXIT_CODES, PIPE_CLOSED, TIME_LIMIT, DataError, DivergedError, UsageError, WganError
 from wgan_cli import checkpoint as checkpoints
 from wgan_cli.cli import cli
 from wgan_cli.config import TrainConfig
+from wgan_cli.signals import Stop
 
 COMMANDS: list[tuple[str, ...]] = [(), *((name,) for name in cli.commands)]
 
@@ -188,11 +190,35 @@ def test_completion(typed: str, answers: list[str]) -> None:
     assert (done.code, done.err, done.out.decode().split()) == (0, "", answers)
 
 
+def test_train_s_help_has_headings_and_begins_with_what_matters() -> None:
+    lines = call("train", "-h").out.decode().splitlines()
+    assert lines[2].startswith("  wgan train --data ./imgs --preset fast ") and "ten minutes" in lines[2]
+    headings = [line[:-1] for line in lines if re.fullmatch(r"\w+:", line)]
+    assert headings == ["Options", "Data", "Networks", "Loss", "Optimizer", "Run", "Output"]
+    options = {heading: re.findall(r"^  (?:-\w, )?--([\w-]+)", part, re.M) for heading, part in zip(
+        headings, re.split(r"^\w+:$", "\n".join(lines), flags=re.M)[1:], strict=True)}  # fmt: skip
+    assert options["Options"] == ["data", "out", "preset", "variant", "arch", "size", "steps", "time-limit",
+                                  "dry-run", "force", "help"]  # fmt: skip
+    assert "fit" in options["Data"] and "clip" in options["Loss"] and "quiet" in options["Output"]
+    known = [word[2:] for parameter in cli.commands["train"].params for word in parameter.opts if word[:2] == "--"]
+    assert sorted(sum(options.values(), [])) == sorted([*known, "help"])
+
+
+def test_the_exit_codes_stand_in_the_help_as_in_the_table() -> None:
+    text = call("-h").out.decode().partition("Exit codes:\n")[2].splitlines()
+    assert [line.split(maxsplit=1) for line in text] == [[str(code), said] for code, said in EXIT_CODES.items()]
+    for error in (WganError, UsageError, DataError, DivergedError):
+        assert error.exit_code in EXIT_CODES
+    for name in ("SIGHUP", "SIGINT", "SIGTERM"):
+        assert f"ended by {name}" in EXIT_CODES[128 + getattr(signal, name)]
+    assert {TIME_LIMIT, PIPE_CLOSED} <= EXIT_CODES.keys() and 128 + signal.SIGPIPE == PIPE_CLOSED
+
+
 # ---- Settings and where they come from
 
 
 def settings(*words: str | Path) -> dict[str, tuple[Any, str]]:
-    done = call("train", "--dry-run", "--json", *words)
+    done = call("train", "--dry-run", "--json", "-q", *words)
     assert (done.code, done.err) == (0, "")
     return {name: (entry["value"], entry["from"]) for name, entry in json.loads(done.out).items()}
 
@@ -241,17 +267,55 @@ def test_each_setting_comes_from_the_nearest_place(images: Path, monkeypatch: py
     assert files() == {}
 
 
-def test_the_environment_is_checked_as_flags_are(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WGAN_TRAIN_LR", "fast")
-    check_refused(call("train", "--data", images), 2, "--lr", "fast")
-    monkeypatch.setenv("WGAN_TRAIN_LR", "-1")
-    check_refused(call("train", "--data", images), 2, "--lr -1")
-    monkeypatch.setenv("WGAN_SAMPLE_COUNT", "none")
-    check_refused(call("sample", images), 2)
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("WGAN_TRAIN_LR", "fast", "Error: --lr (from WGAN_TRAIN_LR): 'fast' is not a valid number."),
+        ("WGAN_TRAIN_LR", "-1", "Error: --lr (from WGAN_TRAIN_LR): -1.0 is not in the range x>0.0."),
+        ("WGAN_TRAIN_LR", "nan", "Error: --lr (from WGAN_TRAIN_LR) nan: must be a number above 0"),
+        ("WGAN_TRAIN_CLIP", "0.1", "Error: --clip (from WGAN_TRAIN_CLIP) 0.1: variant gp does not clip weights; "),
+        ("WGAN_TRAIN_OUT", "/dev/null/a", "Error: -o (from WGAN_TRAIN_OUT): cannot write /dev/null/a/ckpt.pt: "),
+    ],
+)
+def test_the_environment_is_checked_as_flags_are_and_named(
+    variable: str, value: str, text: str, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    done = call("train", "--data", images)
+    check_refused(done, 2, text)
+    typed = call("train", "--data", images, "--" + variable.rpartition("_")[2].lower(), value)
+    check_refused(typed, 2)
+    assert variable not in typed.err
+
+
+def test_every_variable_is_named_after_its_flag(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    monkeypatch.setenv("WGAN_INFO_JSON", "1")
+    assert "checkpoint" in json.loads(call("info", checkpoint).out)
+    monkeypatch.setenv("WGAN_CRITIC_SCORE_SEED", "-2")
+    check_refused(call("critic-score", checkpoint, "."), 2, "--seed (from WGAN_CRITIC_SCORE_SEED): -2 is not")
+    for name, command in cli.commands.items():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                flag = next(word for word in parameter.opts if word.startswith("--"))
+                assert parameter.envvar == f"WGAN_{name}_{flag[2:]}".upper().replace("-", "_")
+
+
+def test_a_variable_of_no_option_is_a_notice(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the command that runs; those of the tool itself and of other commands are none."""
+    for name in ("WGAN_CACHE", "WGAN_FUSED", "WGAN_CUDA", "WGAN_TRAIN_LRR", "WGANESE"):
+        monkeypatch.setenv(name, "0")
+    assert call("info").err == ""
+    monkeypatch.setenv("WGAN_INFO_JASON", "1")
+    monkeypatch.setenv("WGAN_INFO_X", "1")
+    done = call("info", checkpoint)
+    assert (done.code, done.err.splitlines()) == (
+        0, ["WGAN_INFO_JASON: no such option; did you mean WGAN_INFO_JSON?", "WGAN_INFO_X: no such option"],
+    )  # fmt: skip
+    assert call("info", checkpoint, "-q").err == ""
 
 
 def test_dry_run_in_words_has_a_line_a_setting_and_writes_nothing(images: Path) -> None:
-    done = call("train", "--data", images, "--dry-run", "--clip", "0.02", "--variant", "clip", "-o", "run")
+    done = call("train", "--data", images, "--dry-run", "-q", "--clip", "0.02", "--variant", "clip", "-o", "run")
     assert (done.code, done.err) == (0, "")
     lines = done.out.decode().splitlines()
     assert len(lines) == len(fields(TrainConfig))
@@ -287,6 +351,7 @@ def png(value: int = 0) -> bytes:
 @pytest.mark.parametrize(
     ("words", "code", "texts"),
     [
+        ("--data {text}/list.txt", 3, ["list.txt", "--data - < {text}/list.txt"]),
         ("--data {empty}", 3, ["empty", "no images"]),
         ("--data {text}", 3, ["text", "no images"]),
         ("--data {text}/notes.txt", 3, ["notes.txt"]),
@@ -294,20 +359,20 @@ def png(value: int = 0) -> bytes:
         ("--data toy:nine", 2, ["toy:nine", "toy:8gaussians"]),
         ("--data {images} --batch 33", 3, ["32 images", "--batch 33"]),
         ("--data {images} --size 20", 2, ["--size 20", "16 or 28"]),
-        ("--data {images} --size 512", 2, ["--size 512", "256"]),
-        ("--data {images} --lr -1e-4", 2, ["--lr -0.0001", "above 0"]),
+        ("--data {images} --size 512", 2, ["--size", "512", "256"]),
+        ("--data {images} --lr -1e-4", 2, ["--lr", "-0.0001", "x>0"]),
         ("--data {images} --lr nan", 2, ["--lr nan"]),
         ("--data {images} --lr inf", 2, ["--lr inf"]),
         ("--data {images} --lr fast", 2, ["--lr", "fast"]),
-        ("--data {images} --steps 0", 2, ["--steps 0"]),
+        ("--data {images} --steps 0", 2, ["--steps", "0 is not in the range x>=1"]),
         ("--data {images} --steps 1.5", 2, ["--steps", "1.5"]),
-        ("--data {images} --seed -1", 2, ["--seed -1"]),
+        ("--data {images} --seed -1", 2, ["--seed", "-1"]),
         ("--data {images} --betas 0.5", 2, ["--betas"]),
         ("--data {images} --betas a,b", 2, ["--betas", "a,b"]),
         ("--data {images} --betas 0.5,1", 2, ["--betas"]),
         ("--data {images} --betas ''", 2, ["--betas"]),
-        ("--data {images} --size 0 --arch mlp", 2, ["--size 0", "from 1"]),
-        ("--data {images} --ema 1", 2, ["--ema 1"]),
+        ("--data {images} --size 0 --arch mlp", 2, ["--size", "0 is not in the range 1<=x"]),
+        ("--data {images} --ema 1", 2, ["--ema", "1.0", "x<1"]),
         ("--data {images} --variant gp --critic-norm batch", 2, ["--critic-norm batch", "none or layer"]),
         ("--data {images} --variant gp --clip 0.1", 2, ["--clip 0.1", "gp"]),
         ("--data {images} --variant clip --gp-weight 1", 2, ["--gp-weight 1", "clip"]),
@@ -331,11 +396,13 @@ def png(value: int = 0) -> bytes:
 def test_train_refuses(words: str, code: int, texts: list[str], images: Path, tmp_path: Path) -> None:
     for name in ("empty", "text"):
         (tmp_path / name).mkdir()
-    (tmp_path / "text/notes.txt").write_text("notes")
+    for name in ("notes", "list"):
+        (tmp_path / f"text/{name}.txt").write_text("notes")
+    texts = [text.format(text=tmp_path / "text") for text in texts]
     line = words.format(images=images, empty=tmp_path / "empty", text=tmp_path / "text")
     check_refused(call("train", *shlex.split(line)), code, *texts)
     assert files() == {}
-    assert [path.name for path in (tmp_path / "text").iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in (tmp_path / "text").iterdir()) == ["list.txt", "notes.txt"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -531,6 +598,21 @@ def test_a_checkpoint_that_is_not_there(command: str) -> None:
     assert files() == {"empty": None}
 
 
+@pytest.mark.parametrize("out", ["/dev/stdout", "out.jpg"])
+def test_an_ending_that_is_none_of_a_sample_s(out: str, checkpoint: Path) -> None:
+    check_refused(call("sample", checkpoint, "-o", out), 2, f"-o {out}: must end in .png, .npz or .npy", "`-o -`")
+
+
+def test_a_working_folder_that_is_gone(here: Path, checkpoint: Path) -> None:
+    """torch would end the process with a word of a library that cannot be loaded."""
+    here.rmdir()
+    for words in (("info",), ("sample", checkpoint, "-o", "x.png"), ("train", "--data", "toy:8gaussians")):
+        done = wgan(*words)
+        assert (done.code, done.out) == (2, b"")
+        assert done.err == "Error: the current folder is gone; change into another one\n"
+    assert wgan("train", "-h").code == 0
+
+
 def test_unknown_command_with_a_way_on() -> None:
     check_refused(call("tran"), 2, "tran", "wgan -h")
     check_refused(call("--lr", "1"), 2, "--lr", "wgan -h")
@@ -616,7 +698,7 @@ def test_files_of_others_in_the_run_folder_stay(images: Path) -> None:
     assert not Path("run/samples/.000002.png.0123abcd.tmp").exists()
     Path("other").mkdir()
     Path("other/metrics.jsonl").write_text("{}")
-    check_refused(call("train", "--data", images, *SETTINGS, "-o", "other", "-q"), 2, "not of a run of wgan")
+    check_refused(call("train", "--data", images, *SETTINGS, "-o", "other", "-q"), 2, "no config.json of a run of wgan")
 
 
 def test_a_make_rule_continues_and_then_leaves_all_as_it_is(images: Path) -> None:
@@ -650,7 +732,8 @@ def test_a_time_limit_ends_with_75_and_the_command_to_go_on(images: Path, traine
     words = ("train", "--data", str(images), *SETTINGS, "-o", "b", "--time-limit", "0s")
     done = call(*words)
     assert (done.code, done.out) == (75, b"")
-    *_, stopped, again = done.err.splitlines()
+    *_, stopped, again, following = done.err.splitlines()
+    assert following == "Next: wgan sample b/ckpt.pt -n 64 -o grid.png" and Path("b/samples/newest.png").exists()
     assert stopped == "Stopped by the time limit at step 1 of 4, saved in b/ckpt.pt"
     assert again == f"To go on: {shlex.join(['wgan', *words])}"
     for step in (2, 3):
@@ -663,17 +746,17 @@ def test_a_time_limit_ends_with_75_and_the_command_to_go_on(images: Path, traine
     ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5s", 1.5), ("30m", 1800), ("1h", 3600), ("1h30m5s", 5405)]
 )
 def test_durations(text: str, seconds: float, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[float] = []
+    given: list[float | None] = []
 
-    def train(config: Any, dataset: Any, out: Path, device: Any, console: Any, time_limit: float, *flags: bool) -> Path:
-        given.append(time_limit)
+    def train(config: Any, dataset: Any, out: Path, device: Any, console: Any, stop: Stop, *rest: Any) -> Path:
+        given.append(stop.deadline)
         return out
 
     monkeypatch.setattr("wgan_cli.train.train", train)
     ticks = itertools.count()
     monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
     assert call("train", "--data", images, *SETTINGS, "--time-limit", text).code == 0
-    assert given[0] < seconds and (given[0] - seconds).is_integer()  # what reading the images took is gone
+    assert given == [seconds]  # from the very start, so that reading the images counts
 
 
 # ---- Streams
@@ -810,7 +893,8 @@ def test_a_signal_saves_and_tells_how_to_go_on(number: signal.Signals, code: int
     terminal.process.send_signal(number)
     assert terminal.end() == (code, b"")
     assert "░ training " in terminal.text and "Traceback" not in terminal.text
-    *_, stopped, again, rest = terminal.text.replace("\r\n", "\n").split("\n")
+    *_, stopped, again, following, rest = terminal.text.replace("\r\n", "\n").split("\n")
+    assert following.startswith("Next: wgan sample run/ckpt.pt")
     assert (match := re.fullmatch(rf".*\r\033\[KStopped by {number.name} at step (\d+) .*", stopped))
     assert again == f"To go on: {shlex.join(['wgan', *words])}" and rest == ""
     records = Path("run/metrics.jsonl").read_text().splitlines()

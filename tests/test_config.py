@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
 from wgan_cli import UsageError
-from wgan_cli.config import PRESETS, TrainConfig, auto_size, differences, resolve
+from wgan_cli.config import PRESETS, RANGES, TrainConfig, auto_size, differences, resolve
 from wgan_cli.networks.dcgan import padded_size
 from wgan_cli.variants import VARIANTS
 
@@ -98,7 +98,12 @@ def test_points_get_a_fully_connected_generator() -> None:
         ({"clip": 0.1}, "variant gp does not clip"),
         ({"variant": "clip", "gp_weight": 1.0}, "has no gradient penalty"),
         ({"optimizer": "sgd", "betas": (0.5, 0.9)}, "has no betas"),
-        ({"size": 0}, "--size 0: must be a whole number of pixels from 1"),
+        ({"size": 20.0}, "--size 20.0: must be a whole number from 1 to 256"),
+        ({"steps": True}, "--steps True: must be a whole number from 1"),
+        ({"lr": 10**400}, "must be a number above 0"),
+        ({"holdout": 0.6}, "--holdout 0.6: must be a number from 0 to 0.5"),
+        ({"keep": -1}, "--keep -1: must be a whole number from 0"),
+        ({"lr": "1"}, "--lr 1: must be a number above 0"),
     ],
 )
 def test_settings_that_make_no_run_are_refused_by_flag(given: dict[str, Any], message: str) -> None:
@@ -136,6 +141,23 @@ def test_a_config_survives_json_and_back() -> None:
         assert TrainConfig.from_dict(config.as_dict()) == config
     with pytest.raises(UsageError, match="unknown settings: depth"):
         TrainConfig.from_dict({"depth": 3})
+
+
+def test_every_setting_that_is_a_number_has_a_range() -> None:
+    """And each end of a range is refused or taken as the range says."""
+    config, _ = resolve({"variant": "clip"}, FACTS)
+    assert {f.name for f in fields(TrainConfig) if isinstance(f.default, int | float) and f.name != "flip"} <= {*RANGES}
+    for name, (low, high, low_open, high_open) in RANGES.items():
+        for end, is_open in ((low, low_open), (high, high_open)):
+            if end is None or name == "size":
+                continue
+            assert RANGES[name].holds(end) != is_open
+            settings: dict[str, Any] = {name: end}
+            if is_open:
+                with pytest.raises(UsageError, match=name.replace("_", "-")):
+                    replace(config, **settings)
+            else:
+                replace(config, **settings)
 
 
 def test_differences_leave_out_what_a_run_may_change() -> None:

@@ -195,7 +195,8 @@ def test_printable(text: str, shown: str) -> None:
         (75.2, "1:15"),
         (3599.7, "1:00:00"),
         (4000, "1:06:40"),
-        (360000, "100:00:00"),
+        (100000, "27:46:40"),
+        (360000, "4.17 days"),
     ],
 )
 def test_duration(seconds: float, text: str) -> None:

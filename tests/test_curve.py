@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import subprocess
 import sys
 import types
@@ -20,14 +21,15 @@ from wgan_cli import train as training
 from wgan_cli.config import resolve
 from wgan_cli.console import Console, sparkline
 from wgan_cli.data.dataset import Dataset
-from wgan_cli.run import make_folder
+from wgan_cli.run import Run
+from wgan_cli.signals import Stop
 from wgan_cli.train import train
 
 COMPARE = Path(__file__).parents[1] / "examples/compare.py"
 
 
 def run(out: Path, console: Console | None = None, **given: Any) -> None:
-    options = {"time_limit": given.pop("time_limit", None), "tensorboard": given.pop("tensorboard", False)}
+    options = {"stop": Stop(given.pop("time_limit", None)), "tensorboard": given.pop("tensorboard", False)}
     small = {"batch": 4, "latent": 3, "width": 8, "steps": 6, "log_every": 1, "save_every": 2, "sample_every": 3}
     config = resolve({**small, **given}, {"size": 16, "channels": 1})[0]
     rows = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 1), dtype=np.uint8)
@@ -79,7 +81,7 @@ def test_the_picture_follows_from_the_run_to_the_last_byte(variant: str, tmp_pat
     with open(log, "ab") as file:
         file.write(b'{"step": 7, "wasser')  # being written just now
     assert curve.write(tmp_path) and picture.read_bytes() == first
-    (tmp_path / "samples/000006.png").unlink()
+    (tmp_path / "samples/newest.png").unlink()
     assert curve.write(tmp_path) and picture.read_bytes() != first
 
 
@@ -123,6 +125,7 @@ def test_drawing_takes_a_hundredth_of_the_time(tmp_path: Path, monkeypatch: pyte
         return True
 
     monkeypatch.setattr(training, "time", types.SimpleNamespace(monotonic=second))
+    monkeypatch.setattr(training, "FIRST_SAVE", math.inf)
     monkeypatch.setattr(curve, "write", write)
     run(tmp_path, steps=800, save_every=1, arch="mlp", n_critic=1, sample_every=1000, log_every=1000)
     gaps = np.diff(drawn[:-1])  # the last is that of the end
@@ -155,7 +158,7 @@ def test_tensorboard_is_whole_after_a_stop_and_gone_after_force(tmp_path: Path) 
     events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("wasserstein")] == [1]
-    make_folder(tmp_path, resolve({}, {})[0], fresh=True)
+    Run(tmp_path, Console(io.StringIO())).prepare(resolve({}, {})[0], fresh=True)
     assert not list((tmp_path / "tensorboard").iterdir())
 
 

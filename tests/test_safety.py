@@ -30,6 +30,7 @@ from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.data import cache, source
 from wgan_cli.data.dataset import Dataset
+from wgan_cli.signals import Stop
 from wgan_cli.state import State
 
 CPU = torch.device("cpu")
@@ -50,7 +51,8 @@ def run(steps: int, out: str = "run", **given: Any) -> Path:
     """A run in this process: of an mlp on 8 images, 3 critic steps to a step."""
     config: TrainConfig = resolve({**small(steps), **given}, {"size": 16, "channels": 1})[0]
     rows = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1), dtype=np.uint8)
-    return training.train(config, Dataset(rows, "0" * 16), Path(out), CPU, Console(io.StringIO()))
+    with Stop() as stop:
+        return training.train(config, Dataset(rows, "0" * 16), Path(out), CPU, Console(io.StringIO()), stop)
 
 
 def small(steps: int) -> dict[str, Any]:
@@ -133,7 +135,8 @@ class Started:
     """`wgan` as a process whose stderr is read line by line. `patch`: code to run in it first."""
 
     def __init__(self, *words: str, patch: str = "") -> None:
-        script = f"import os, signal, sys\nfrom wgan_cli import cli, data, train\n{patch}\ncli.main()"
+        modules = "import os, signal, sys\nfrom wgan_cli import cli, train\nfrom wgan_cli.data import cache"
+        script = f"{modules}\n{patch}\ncli.main()"
         command = [sys.executable, "-c", script, *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
@@ -161,8 +164,8 @@ SLOW = """
 real, (heard, hears) = train.generator_step, os.pipe()  # a byte for each signal
 os.set_blocking(hears, False)
 signal.set_wakeup_fd(hears)
-def slow(state):
-    if state.step == 2:
+def slow(*words):
+    if words[0].step == 2:
         print("in a long step", file=sys.stderr, flush=True)
         os.read(heard, 1)
         print("heard", file=sys.stderr, flush=True)
@@ -212,13 +215,13 @@ def test_sigusr1_saves_and_goes_on() -> None:
 def test_signals_while_images_are_read(place: str, number: signal.Signals, code: int) -> None:
     """To see their channels, or their pixels. Nothing is left behind; SIGUSR1 does nothing, as there is nothing yet."""
     patch = f"""
-real, own = data.{place}, os.getpid()
+real, own = cache.{place}, os.getpid()
 once = []
 def signalled(*words, **more):
     if not once:
         once.append(os.kill(own, {number:d}))
     return real(*words, **more)
-data.{place} = signalled
+cache.{place} = signalled
 """
     ended, err = Started(*TRAIN, patch=patch).end()
     assert ended == code and "Traceback" not in err
@@ -325,7 +328,8 @@ def test_a_folder_that_is_removed_during_the_run(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("wgan_cli.train.generator_step", removing)
     done = call(*TRAIN, "-q")
-    assert (done.code, done.err) == (1, "Error: run/config.json: No such file or directory\n")
+    gone = "Error: run is gone: it was moved or removed during training; step 2 is not saved\n"
+    assert (done.code, done.err) == (1, gone)
     assert not Path("run").exists()
 
 

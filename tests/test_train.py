@@ -21,11 +21,12 @@ from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpo
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.data.dataset import Batch, Dataset
-from wgan_cli.run import save
+from wgan_cli.run import Run
 from wgan_cli.sample import grid, latents, write_samples
+from wgan_cli.signals import Stop
 from wgan_cli.state import State, new_state
 from wgan_cli.step import critic_step, generator_step
-from wgan_cli.train import _stop_signals, train
+from wgan_cli.train import train
 from wgan_cli.variants import VARIANTS
 
 CPU = torch.device("cpu")
@@ -43,7 +44,8 @@ def images(count: int = 10, seed: int = 0) -> Dataset:
 
 
 def run(config: TrainConfig, out: Path, dataset: Dataset | None = None, **options: Any) -> Path:
-    return train(config, dataset or images(), out, CPU, Console(io.StringIO(), verbose=True), **options)
+    stop = Stop(options.pop("time_limit", None))
+    return train(config, dataset or images(), out, CPU, Console(io.StringIO(), verbose=True), stop, **options)
 
 
 def records(out: Path) -> list[dict[str, Any]]:
@@ -341,9 +343,9 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     """As under nohup, or in the background of a script."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with _stop_signals() as (stopped, _):
+        with Stop() as stop:
             os.kill(os.getpid(), signal.SIGINT)
-        assert stopped == [] and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert stop.reason() is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -385,7 +387,12 @@ def test_records_have_the_named_columns(tmp_path: Path) -> None:
         run(settings(variant=variant, n_critic=3), tmp_path / variant)
         (estimate,) = own & {"js", "wasserstein"}
         assert [set(record) for record in records(tmp_path / variant)[:-1]] == [common | own] * 5
-        assert set(records(tmp_path / variant)[-1]) == common | own | {f"{estimate}_training", "diversity", "verdict"}
+        assert set(records(tmp_path / variant)[-1]) == common | own | {
+            f"{estimate}_training",
+            "training_error",
+            "diversity",
+            "verdict",
+        }
         assert [record["images"] for record in records(tmp_path / variant)] == [12 * step for step in range(1, 7)]
 
 
@@ -400,7 +407,7 @@ def test_clip_fraction_is_the_share_of_weights_at_the_limit(tmp_path: Path) -> N
 def test_log_save_sample_and_keep_count_steps(tmp_path: Path) -> None:
     run(settings(steps=7, log_every=3, save_every=2, sample_every=4, keep=2), tmp_path)
     assert [record["step"] for record in records(tmp_path)] == [3, 6, 7]
-    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["000004.png", "000007.png"]
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["000004.png", "000007.png", "newest.png"]
     assert sorted(p.name for p in tmp_path.glob("ckpt*")) == ["ckpt-000006.pt", "ckpt-000007.pt", "ckpt.pt"]
     assert (tmp_path / "ckpt-000007.pt").read_bytes() == (tmp_path / "ckpt.pt").read_bytes()
     assert not list(tmp_path.rglob(".*"))
@@ -409,9 +416,11 @@ def test_log_save_sample_and_keep_count_steps(tmp_path: Path) -> None:
 def test_keep_goes_by_the_number_and_leaves_what_is_not_its_own(tmp_path: Path) -> None:
     state = new_state(settings(keep=1), CPU)
     (tmp_path / "ckpt-best.pt").write_bytes(b"a person's")
-    for state.step in (999_999, 1_000_000):
-        save(tmp_path, state, images())
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt-1000000.pt", "ckpt-best.pt", "ckpt.pt"]
+    folder = Run(tmp_path, Console(io.StringIO()))
+    with folder.recording(state, tensorboard=False):
+        for state.step in (999_999, 1_000_000):
+            folder.save(state, images(), numbered=True)
+    assert sorted(p.name for p in tmp_path.glob("ckpt*")) == ["ckpt-1000000.pt", "ckpt-best.pt", "ckpt.pt"]
     assert checkpoint.load(tmp_path / "ckpt.pt")[0]["step"] == 1_000_000
 
 

@@ -24,6 +24,7 @@ from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.curve import read
 from wgan_cli.data.dataset import Dataset
+from wgan_cli.signals import Stop
 from wgan_cli.state import new_state
 from wgan_cli.step import critic_step
 from wgan_cli.train import train
@@ -47,7 +48,8 @@ def settings(**given: Any) -> TrainConfig:
 def run(config: TrainConfig, out: Path, dataset: Dataset | None = None, **options: Any) -> list[dict[str, Any]]:
     """The records of a run, without what is measured in seconds."""
     try:
-        train(config, dataset or images(), out, CPU, Console(io.StringIO()), **options)
+        stop = Stop(options.pop("time_limit", None))
+        train(config, dataset or images(), out, CPU, Console(io.StringIO()), stop, **options)
     except (StoppedError, DivergedError):
         pass
     measured = ("seconds", "images_per_second")

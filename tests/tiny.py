@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from wgan_cli import signals
 from wgan_cli.cli import main
 from wgan_cli.config import resolve
 from wgan_cli.data.dataset import Dataset
@@ -50,7 +51,7 @@ def call(*words: str | Path, stdin: bytes = b"", terminal: bool = False) -> Ende
         "stdout": io.TextIOWrapper(out, "utf-8", "strict", write_through=True),
         "stderr": io.TextIOWrapper(err, "utf-8", "backslashreplace", write_through=True),
     }
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    handlers = {n: signal.getsignal(n) for n in (*signals.STOP, *signals.SAVE)}
     try:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
             for name, stream in streams.items():

@@ -1,9 +1,35 @@
 """Train a Wasserstein GAN on images, sample from it, and rank images by its critic.
 
-The errors that end a command stand here, so that every module can raise them without importing another.
+The errors that end a command stand here, so that every module can raise them without importing another; and `load`,
+for use from Python. Nothing here imports torch before a checkpoint is loaded.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .config import TrainConfig
+
 __version__ = "0.1.0"
+
+# Of every command. The help and the documentation have these very words.
+EXIT_CODES = {
+    0: "done",
+    1: "other error",
+    2: "usage: a flag, a setting or a path that cannot work",
+    3: "bad data or checkpoint",
+    4: "training diverged; the last good checkpoint is kept",
+    75: "stopped by --time-limit after saving; the same command goes on",
+    129: "ended by SIGHUP after saving",
+    130: "ended by SIGINT after saving",
+    141: "standard output was closed",
+    143: "ended by SIGTERM after saving",
+}
+TIME_LIMIT, PIPE_CLOSED = 75, 141  # EX_TEMPFAIL; 128 + SIGPIPE, as a shell reports it
 
 
 class WganError(Exception):
@@ -36,3 +62,34 @@ class StoppedError(WganError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def reason(error: Exception, line: int = 0) -> str:
+    """A line of what a library says: its first, below which torch adds a stack at times; 300 characters at most."""
+    return (str(error).strip() or type(error).__name__).split("\n")[line].strip()[:300]
+
+
+class Networks(NamedTuple):
+    """A trained generator and critic, in evaluation mode and without gradients, and the settings of their run."""
+
+    generator: nn.Module  # normal latents [N, config.latent] -> samples [N, *config.shape], images in [-1, 1]
+    critic: nn.Module  # samples [N, *config.shape] -> scores [N]: the higher, the more real
+    config: TrainConfig
+
+
+def load(path: str | Path, device: str = "cpu", raw: bool = False) -> Networks:
+    """The networks of a checkpoint, or of a run folder's newest one. Nothing in the file is executed.
+
+    The generator has averaged weights if the run kept them, those of the last step if `raw`. device: cpu, cuda or auto.
+    Raises UsageError for a path or a device that is not there, DataError for what is no checkpoint of wgan.
+    """
+    from .checkpoint import load_critic, load_generator
+    from .device import pick_device
+    from .files import newest_checkpoint
+
+    if not (path := Path(path)).exists():
+        raise UsageError(f"{path}: no such file or folder")
+    path, where = newest_checkpoint(path), pick_device(device)
+    generator, config = load_generator(path, where, raw)
+    critic, _ = load_critic(path, where)
+    return Networks(generator.requires_grad_(False), critic.requires_grad_(False), config)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import DataError, UsageError, __version__
+from . import DataError, UsageError, __version__, reason
 from .config import TrainConfig
 from .files import replacing
 from .networks import build_critic, build_generator, parameter_count
@@ -96,7 +96,7 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror}") from None
     except Exception as error:  # torch raises nearly everything on broken input
-        raise DataError(f"{name}: damaged ({_reason(error)}); take an older copy or train again") from None
+        raise DataError(f"{name}: damaged ({reason(error)}); take an older copy or train again") from None
     if not isinstance(content, dict) or not isinstance(form := content.get("format"), int):
         raise DataError(f"{name}: not a checkpoint of wgan; those of other tools cannot be read")
     if form != FORMAT:
@@ -117,7 +117,7 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
     try:
         return content, TrainConfig.from_dict(content["config"])
     except (UsageError, TypeError) as error:
-        raise DataError(f"{name}: its settings make no run ({_reason(error)})") from None
+        raise DataError(f"{name}: its settings make no run ({reason(error)})") from None
 
 
 def _check_archive(path: str | Path) -> None:
@@ -199,7 +199,7 @@ def restore(
         with torch.device("meta"):
             module = build(config)
     except (RuntimeError, TypeError) as error:  # sizes beyond 64 bits
-        raise DataError(f"{path}: its settings make no network ({_reason(error)})") from None
+        raise DataError(f"{path}: its settings make no network ({reason(error)})") from None
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
     found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items() if torch.is_tensor(tensor)}
     if expected != found:
@@ -207,8 +207,3 @@ def restore(
         raise DataError(f"{path}: weights that do not fit its settings: {', '.join(wrong[:3])}")
     module.load_state_dict(weights, assign=True)
     return module
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what torch says, which adds a stack at times; or of a text that came with the file."""
-    return str(error).partition("\n")[0][:300] or type(error).__name__

@@ -6,9 +6,10 @@ The names are those of the flags and of the keys in config.json and in the check
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import UsageError
 from .networks import ARCHITECTURES
@@ -19,6 +20,55 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd")
 FITS = ("crop", "pad", "stretch")
 PRECISIONS = ("fp32", "bf16", "auto")
 CRITIC_NORMS = ("none", "batch", "layer")
+
+
+class Range(NamedTuple):
+    """The numbers that a setting may be: from `low` to `high`, or where open between them."""
+
+    low: int | float
+    high: int | float | None = None
+    low_open: bool = False
+    high_open: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int)
+
+    def holds(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return False
+        over = self.low < value if self.low_open else self.low <= value
+        under = self.high is None or (value < self.high if self.high_open else value <= self.high)
+        return over and under and (self.whole or abs(value) <= sys.float_info.max)  # neither NaN nor infinite
+
+    def __str__(self) -> str:
+        kind, form = ("whole number", "d") if self.whole else ("number", "g")
+        end = "" if self.high is None else f" to {'below ' if self.high_open else ''}{self.high:{form}}"
+        return f"a {kind} {'above' if self.low_open else 'from'} {self.low:{form}}{end}"
+
+
+# Of each setting that is a number; the flags refuse what is outside of it, and so does TrainConfig.
+RANGES: Mapping[str, Range] = {
+    "size": Range(1, 256),
+    "channels": Range(1),
+    "holdout": Range(0.0, 0.5),
+    "steps": Range(1),
+    "batch": Range(1),
+    "latent": Range(1),
+    "width": Range(1),
+    "n_critic": Range(1),
+    "lr": Range(0.0, low_open=True),
+    "clip": Range(0.0, low_open=True),
+    "gp_weight": Range(0.0, low_open=True),
+    "instance_noise": Range(0.0),
+    "ema": Range(0.0, 1.0, high_open=True),
+    "seed": Range(0, 2**63 - 1),
+    "log_every": Range(1),
+    "save_every": Range(1),
+    "keep": Range(0),
+    "sample_every": Range(1),
+}
+BETA = Range(0.0, 1.0, high_open=True)
 
 # What an optimizer needs where the variant's paper used another one: torch's defaults.
 _OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -99,30 +149,13 @@ class TrainConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
-        for name in (
-            "steps",
-            "batch",
-            "latent",
-            "width",
-            "n_critic",
-            "channels",
-            "log_every",
-            "save_every",
-            "sample_every",
-        ):
-            _check(self, name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "a whole number from 1")
-        _check(self, "keep", _is_int(self.keep) and self.keep >= 0, "a whole number from 0")
-        _check(self, "seed", _is_int(self.seed) and 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 - 1")
-        _check(self, "lr", _is_number(self.lr) and self.lr > 0, "a number above 0")
-        _check(self, "instance_noise", _is_number(self.instance_noise) and self.instance_noise >= 0, "a number from 0")
-        _check(self, "ema", _is_number(self.ema) and 0 <= self.ema < 1, "a number from 0 to below 1")
-        _check(self, "holdout", _is_number(self.holdout) and 0 <= self.holdout <= 0.5, "a number from 0 to 0.5")
-        for name in ("clip", "gp_weight"):
+        for name, numbers in RANGES.items():
             value = getattr(self, name)
-            _check(self, name, value is None or (_is_number(value) and value > 0), "a number above 0")
-        pair = self.betas is None or (len(self.betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in self.betas))
-        _check(self, "betas", pair, "two numbers from 0 to below 1, as in 0.5,0.9")
-        _check(self, "size", _is_int(self.size) and 0 <= self.size <= 256, "a whole number of pixels up to 256")
+            unused = (name == "size" and value == 0) or (name in ("clip", "gp_weight") and value is None)
+            if not unused and not numbers.holds(value):
+                raise UsageError(f"{flag(name)} {value}: must be {numbers}")
+        if self.betas is not None and not (len(self.betas) == 2 and all(map(BETA.holds, self.betas))):
+            raise UsageError(f"--betas {self.betas}: must be two, each {BETA}, as in 0.5,0.9")
         if reason := ARCHITECTURES[self.arch].refusal(self.size):
             raise UsageError(reason)
         if self.critic_norm == "batch" and self.record.penalties:
@@ -157,8 +190,6 @@ def resolve(
     paper, the optimizer, TrainConfig's defaults.
     Raises UsageError for a setting that the variant or the optimizer does not use.
     """
-    if given.get("size") == 0:
-        raise UsageError("--size 0: must be a whole number of pixels from 1")
     general = {f.name: f.default for f in fields(TrainConfig)}
     # Points need a generator without convolutions, whatever the default is.
     points = {"arch": "mlp", "latent": 2} if facts.get("size") == 0 else {}
@@ -220,16 +251,3 @@ def auto_size(side: float) -> int:
     if side == 28:
         return 28
     return min(64, max(16, 2 ** int(math.log2(max(side, 1)))))
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check(config: TrainConfig, name: str, ok: bool, rule: str) -> None:
-    if not ok:
-        raise UsageError(f"{flag(name)} {getattr(config, name)}: must be {rule}")

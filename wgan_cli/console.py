@@ -25,6 +25,7 @@ class Console:
         terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self.animated = terminal and not quiet
         self.colored = bool(os.environ.get("FORCE_COLOR")) or (terminal and not os.environ.get("NO_COLOR"))
+        self._heard = True  # until that fails
         self._label = ""
         self._began = (0.0, 0)  # time and count at which the current label started
         self._drawn = 0.0  # when progress was last shown
@@ -82,20 +83,26 @@ class Console:
         if room >= 8:
             filled = room * done // total
             text = "█" * filled + "░" * (room - filled) + " " + text
-        self.stream.write("\r\033[K" + text[: columns - 1])
-        self.stream.flush()
+        self._write("\r\033[K" + text[: columns - 1])
         self._bar_visible = True
 
     def _line(self, text: str, prefix: str = "") -> None:
         self._erase()
-        self.stream.write(prefix + printable(text) + "\n")
-        self.stream.flush()
+        self._write(prefix + printable(text) + "\n")
 
     def _erase(self) -> None:
         if self._bar_visible:
-            self.stream.write("\r\033[K")
-            self.stream.flush()
+            self._write("\r\033[K")
             self._bar_visible = False
+
+    def _write(self, text: str) -> None:
+        """Talk is only talk: nobody may be listening any more, and the work goes on."""
+        try:
+            if self._heard:
+                self.stream.write(text)
+                self.stream.flush()
+        except OSError:
+            self._heard = False
 
 
 def sparkline(values: Sequence[float], width: int = 16) -> str:
@@ -110,10 +117,21 @@ def sparkline(values: Sequence[float], width: int = 16) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`75.2` → `1:15`, `4000` → `1:06:40`."""
+    """`75.2` → `1:15`, `4000` → `1:06:40`, from two days on `3.5 days`."""
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.3g} days"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def in_words(seconds: float) -> str:
+    """`75` → `about a minute`, `4000` → `about 67 minutes`, `90000` → `about 25 hours`, `300000` → `about 3 days`."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * length or (unit == "minute" and seconds >= 45):
+            count = max(1, round(seconds / length))
+            return f"about {count} {unit}s" if count > 1 else f"about a {unit}"
+    return "less than a minute"
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ def running_median(values: Sequence[float]) -> list[float]:
 
 def write(run: Path) -> bool:
     """Draw curve.png from what the folder of a run holds; False where matplotlib is missing."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of caches and fonts that it makes
     try:
         from matplotlib.figure import Figure
         from matplotlib.image import imread
@@ -73,10 +75,10 @@ def write(run: Path) -> bool:
         if axes.get_ylim()[0] > 0:
             axes.set_ylim(bottom=0)
         _style(axes, TITLES[name])
-    if drawn := [int(path.stem) for path in (run / "samples").glob("*.png") if path.stem.isdecimal()]:
+    if (newest := run / "samples" / "newest.png").exists():
         axes = figure.add_subplot(grid[:, 1])
-        axes.imshow(imread(run / "samples" / f"{max(drawn):06}.png"), cmap="gray", interpolation="nearest")
-        axes.set_title(f"samples at step {max(drawn)}", fontsize=9, loc="left")
+        axes.imshow(imread(newest), cmap="gray", interpolation="nearest")
+        axes.set_title("newest samples", fontsize=9, loc="left")
         axes.set_axis_off()
     with replacing(run / "curve.png") as file:
         figure.savefig(file, format="png", dpi=100, metadata={"Software": None})

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import DataError
+from . import DataError, reason
 from .config import TrainConfig
 from .console import Console
 from .data.arrays import image_shape, open_array
@@ -196,7 +196,7 @@ def load_features(path: Path, device: torch.device) -> tuple[Callable[[Tensor], 
             else:
                 model = torch.jit.load(BytesIO(content), map_location=device).eval()
     except Exception as error:  # torch raises nearly everything on broken input
-        raise DataError(f"{name}: not a TorchScript or torch.export model ({_reason(error)})") from None
+        raise DataError(f"{name}: not a TorchScript or torch.export model ({reason(error, -1)})") from None
 
     @torch.no_grad()
     def embed(images: Tensor) -> Tensor:
@@ -207,14 +207,10 @@ def load_features(path: Path, device: torch.device) -> tuple[Callable[[Tensor], 
             try:
                 rows = model(full.to(device))[: len(batch)].flatten(1).float().cpu()
             except Exception as error:  # whatever the model's own code raises
-                raise DataError(f"{name}: fails on float32 {list(full.shape)} ({_reason(error)})") from None
+                raise DataError(f"{name}: fails on float32 {list(full.shape)} ({reason(error, -1)})") from None
             if len(rows) < len(batch) or not rows.isfinite().all():
                 raise DataError(f"{name}: gives no finite row of features for each of {list(full.shape)}")
             found.append(rows)
         return torch.cat(found)
 
     return embed, hashlib.sha256(content).hexdigest()[:16]
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]

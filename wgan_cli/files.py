@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import re
@@ -13,6 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -30,6 +34,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if fcntl is None:  # Windows renames no open file; elsewhere the lock lasts until the file has its name
+                file.close()
             os.replace(temporary, target)
     except BaseException as error:
         with suppress(OSError):
@@ -78,24 +84,46 @@ def lock(folder: Path) -> Iterator[None]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / ".lock"
-        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0) as file:
-            if _try_lock(file.fileno()) is False or not _is_still(file, path):  # else just removed by its owner
-                holder = file.read(100).decode(errors="replace")
-                raise UsageError(
-                    f"{folder}: process {holder} is training there; wait for it or stop it, or choose another -o"
-                )
-            try:
-                file.truncate()
-                file.write(f"{os.getpid()} on {platform.node()}".encode())
-                yield
-            finally:
-                if _is_still(file, path):
-                    path.unlink()
+        with _filelock(folder) if fcntl is None else _record_lock(folder):
+            yield
     finally:
         for place in made:
             with suppress(OSError):
                 place.rmdir()
+
+
+@contextmanager
+def _record_lock(folder: Path) -> Iterator[None]:
+    """By fcntl. filelock has flock, which forked children go on to hold, and whose file may never be removed."""
+    path = folder / ".lock"
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0) as file:
+        if _try_lock(file.fileno()) is False or not _is_still(file, path):  # else just removed by its owner
+            raise _taken(folder, f"process {file.read(100).decode(errors='replace')}")
+        try:
+            file.truncate()
+            file.write(f"{os.getpid()} on {platform.node()}".encode())
+            yield
+        finally:
+            if _is_still(file, path):
+                path.unlink()
+
+
+@contextmanager
+def _filelock(folder: Path) -> Iterator[None]:
+    """Where there is no fcntl, as on Windows. The owner is not named: the file that is locked cannot be read."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise _taken(folder, "another process") from None
+    with suppress(OSError):
+        (folder / ".lock").unlink()
+
+
+def _taken(folder: Path, holder: str) -> UsageError:
+    return UsageError(f"{folder}: {holder} is training there; wait for it or stop it, or choose another -o")
 
 
 def _is_still(file: FileIO, path: Path) -> bool:
@@ -111,6 +139,8 @@ def _try_lock(descriptor: int) -> bool | None:
 
     With fcntl's locks, which work over NFS and which forked children, who may live on for a while, do not share.
     """
+    if fcntl is None:
+        return None
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -120,9 +150,18 @@ def _try_lock(descriptor: int) -> bool | None:
     return True
 
 
+def newest_checkpoint(path: Path) -> Path:
+    """A run folder stands for its newest checkpoint. UsageError if there is none."""
+    if path.is_dir():
+        path /= "ckpt.pt"
+        if not path.exists():
+            raise UsageError(f"{path.parent}: a folder without a ckpt.pt; name a checkpoint or a run folder")
+    return path
+
+
 def names_folder(out: str) -> bool:
     """Whether `-o out` asks for a folder: by a slash at its end, or because it is one."""
-    return out.endswith("/") or (out != "" and Path(out).is_dir())
+    return out.endswith(("/", os.sep)) or (out != "" and Path(out).is_dir())
 
 
 def check_writable(path: Path, flag: str) -> None:

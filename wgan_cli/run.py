@@ -1,64 +1,177 @@
-"""The run folder: settings, records, checkpoints, pictures."""
+"""The run folder and its only owner: settings, records, checkpoints, pictures."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from . import DivergedError, UsageError, checkpoint, curve, sample
+from . import DivergedError, UsageError, WganError, checkpoint, curve, sample
 from .config import TrainConfig
+from .console import Console
 from .data.dataset import Dataset
-from .files import link, replacing
+from .files import link, replacing, sweep
 from .state import State, check_same, save_state
 
-# What a run writes into its folder, its settings apart.
-_WRITTEN = re.compile(r"ckpt(-\d+)?\.pt|metrics\.jsonl|curve\.png|samples/\d+\.png|tensorboard/events\.out\..+")
+# What a run writes into its folder beside config.json, which vouches for it.
+_WRITTEN = re.compile(
+    r"ckpt(-\d{6,})?\.pt|metrics\.jsonl|curve\.png|samples/(\d{6,}|newest)\.png|tensorboard/events\.out\..+"
+)
 
 
-def check_folder(out: Path, config: TrainConfig) -> None:
-    """UsageError, naming each difference, if `out` holds a run that cannot go on under these settings."""
-    path = out / "ckpt.pt"
-    if path.exists():
-        check_same(out, checkpoint.load(path)[1], config)
+def check_folder(out: Path, config: TrainConfig, force: bool = False) -> None:
+    """UsageError if `out` holds what is not of a run of wgan, with its names, or a run that cannot go on under these
+    settings, with each difference."""
+    written = _written(out)
+    foreign = sorted(name for name in (*written, "config.json") if name != "ckpt.pt" and os.path.lexists(out / name))
+    if foreign and not _is_run(out):
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        raise UsageError(
+            f"{out}: holds {', '.join(foreign[:5])}{more}, and no config.json of a run of wgan; choose another -o"
+        )
+    if "ckpt.pt" in written and not force:
+        check_same(out, checkpoint.load(out / "ckpt.pt")[1], config)
 
 
-@contextmanager
-def records(
-    log: Path, state: State, tensorboard: bool
-) -> Iterator[tuple[Callable[[dict[str, Any]], None], Callable[[], None]]]:
-    """What takes a record, for metrics.jsonl and where wanted TensorBoard, and what brings the former to the disk.
+def _written(out: Path) -> list[str]:
+    """The files of `out` that have names which a run gives."""
+    found = [*out.glob("*"), *out.glob("samples/*"), *out.glob("tensorboard/*")]
+    return [name for file in found if _WRITTEN.fullmatch(name := file.relative_to(out).as_posix())]
 
-    Divergence is the last record's verdict.
-    """
-    board = None
-    if tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
 
-        # What was written after this step, and will be again, is hidden.
-        board = SummaryWriter(str(log.parent / "tensorboard"), purge_step=state.step + 1)
-    with open(log, "ab") as file, closing(board) if board else nullcontext():
+def _is_run(out: Path) -> bool:
+    """Whether the config.json of `out` is one that this tool wrote: all of its settings, and such as make a run."""
+    try:
+        values = json.loads((out / "config.json").read_bytes())
+        TrainConfig.from_dict(values)
+        return bool(values.keys() >= {"variant", "arch", "latent", "n_critic", "sample_every"})
+    except (OSError, ValueError, TypeError, AttributeError, UsageError):
+        return False
 
-        def write(record: dict[str, Any]) -> None:
-            file.write(json.dumps(record).encode() + b"\n")
-            file.flush()
-            if board:
-                for name, value in record.items():
-                    if name not in ("step", "verdict"):
-                        board.add_scalar(name, value, record["step"])
 
+class Run:
+    """A run folder, begun or gone on with. What is written goes through here, and so does the way out."""
+
+    def __init__(self, out: Path, console: Console) -> None:
+        self.out, self.console = out, console
+        self.newest, self.log, self.picture = out / "ckpt.pt", out / "metrics.jsonl", out / "curve.png"
+        self.saved: int | None = None  # step of the newest checkpoint
+        self._records: BinaryIO
+        self._board: Any = None
+        self._drawing = True  # until that fails
+
+    @property
+    def kept(self) -> str:
+        """What is left of the run where it diverges."""
+        return (
+            "nothing had been saved yet" if self.saved is None else f"{self.newest} of step {self.saved} is untouched"
+        )
+
+    def prepare(self, config: TrainConfig, fresh: bool) -> None:
+        """Make the folder. A fresh run removes what one that was begun there before has written, and nothing else."""
+        check_folder(self.out, config, force=True)
+        (self.out / "samples").mkdir(parents=True, exist_ok=True)
+        for folder in (self.out, self.out / "samples"):
+            sweep(folder)
+        for name in _written(self.out) if fresh else ():
+            (self.out / name).unlink()
+        with replacing(self.out / "config.json") as content:
+            content.write(json.dumps(config.as_dict(), indent=2).encode() + b"\n")
+
+    def keep_records(self, step: int) -> float:
+        """Drop the records after `step`, which will be made again, and a half line; the seconds trained so far."""
+        kept, seconds = [], 0.0
+        for line in self.log.read_bytes().split(b"\n") if self.log.exists() else []:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record["step"] <= step:
+                kept.append(line + b"\n")
+                seconds = record.get("seconds", seconds)
+        with replacing(self.log) as file:
+            file.writelines(kept)
+        return float(seconds)
+
+    @contextmanager
+    def recording(self, state: State, tensorboard: bool) -> Iterator[None]:
+        """Records may be written. Divergence is the last one's verdict."""
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What was written after this step, and will be again, is hidden.
+            self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=state.step + 1)
+        with open(self.log, "ab") as self._records, closing(self._board) if self._board else nullcontext():
+            try:
+                yield
+            except DivergedError:
+                self.write({"step": state.step, "verdict": "diverged"})
+                self.draw()
+                raise
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a record to metrics.jsonl, and where wanted to TensorBoard's files."""
+        self._records.write(json.dumps(record).encode() + b"\n")
+        self._records.flush()
+        if self._board:
+            for name, value in record.items():
+                if name not in ("step", "verdict"):
+                    self._board.add_scalar(name, value, record["step"])
+
+    def save(self, state: State, dataset: Dataset, numbered: bool) -> None:
+        """Write ckpt.pt, after the records up to it, and with --keep a numbered copy; the oldest beyond N go.
+
+        ckpt.pt comes last: a run that is killed amid this does it again.
+        """
+        os.fsync(self._records.fileno())
+        keep = state.config.keep if numbered else 0
+        path = self.out / f"ckpt-{state.step:06}.pt" if keep else self.newest
+        save_state(path, state, dataset)
+        if keep:
+            found = {
+                int(m[1]): file for file in self.out.iterdir() if (m := re.fullmatch(r"ckpt-(\d+)\.pt", file.name))
+            }
+            for step in sorted(found)[:-keep]:
+                found[step].unlink()
+            link(path, self.newest)
+        self.saved = state.step
+
+    def write_grid(self, state: State, numbered: bool) -> None:
+        """64 samples of the same latents each time, those of `wgan sample --seed` with the run's seed, as
+        samples/newest.png, and with the step as a name where they are to stay."""
+        network = state.ema or state.generator
+        network.eval()
+        rows = sample.latents(state.config.seed, range(64), state.config.latent)
+        newest = self.out / "samples" / "newest.png"
+        path = newest.with_name(f"{state.step:06}.png") if numbered else newest
+        sample.write_samples(network, rows, str(path))
+        if numbered:
+            link(path, newest)
+        if network is state.generator:
+            network.train()
+
+    def check_there(self, step: int) -> None:
+        """WganError where the folder was moved or removed, which a grid would make anew."""
+        if not (self.out / "config.json").exists():
+            raise WganError(f"{self.out} is gone: it was moved or removed during training; step {step} is not saved")
+
+    def draw(self) -> None:
+        """Draw curve.png. Whatever fails in that costs a notice, never a run."""
+        if not self._drawing:
+            return
         try:
-            yield write, lambda: os.fsync(file.fileno())
-        except DivergedError:
-            write({"step": state.step, "verdict": "diverged"})
-            curve.write(log.parent)
-            raise
+            self._drawing = curve.write(self.out)
+            if not self._drawing:
+                self.console.notice(f"no {self.picture}: drawing it {curve.INSTALL}")
+        except Exception as error:
+            self._drawing = False
+            self.console.notice(f"no {self.picture}: {type(error).__name__}: {error}")
 
 
 def record(state: State, figures: dict[str, Tensor], seconds: float) -> dict[str, Any]:
@@ -72,57 +185,3 @@ def record(state: State, figures: dict[str, Tensor], seconds: float) -> dict[str
         at_limit = sum((w.abs() >= config.clip).sum() for w in weights)
         record["clip_fraction"] = float(at_limit) / sum(w.numel() for w in weights)
     return record | {"images_per_second": round(images / seconds, 2), "seconds": round(seconds, 3)}
-
-
-def make_folder(out: Path, config: TrainConfig, fresh: bool) -> None:
-    """Make the run folder; of a run that was begun there before, remove what it wrote, and nothing else."""
-    if fresh and (out / "metrics.jsonl").exists() and not (out / "config.json").exists():
-        raise UsageError(f"{out}: holds a metrics.jsonl that is not of a run of wgan; choose another -o")
-    (out / "samples").mkdir(parents=True, exist_ok=True)
-    for file in [*out.iterdir(), *out.glob("samples/*"), *out.glob("tensorboard/*")]:
-        name = file.relative_to(out).as_posix()
-        if fresh and (out / "config.json").exists() and _WRITTEN.fullmatch(name):
-            file.unlink()
-    with replacing(out / "config.json") as content:
-        content.write(json.dumps(config.as_dict(), indent=2).encode() + b"\n")
-
-
-def keep_records(log: Path, step: int) -> float:
-    """Drop the records after `step`, which will be made again, and a half line; the seconds trained so far."""
-    kept, seconds = [], 0.0
-    for line in log.read_bytes().split(b"\n") if log.exists() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["step"] <= step:
-            kept.append(line + b"\n")
-            seconds = record.get("seconds", seconds)
-    with replacing(log) as file:
-        file.writelines(kept)
-    return float(seconds)
-
-
-def save(out: Path, state: State, dataset: Dataset) -> None:
-    """Write ckpt.pt, and with --keep a numbered copy, of which the oldest beyond that number go.
-
-    ckpt.pt comes last: a run that is killed amid this does it again.
-    """
-    newest, keep = out / "ckpt.pt", state.config.keep
-    path = out / f"ckpt-{state.step:06}.pt" if keep else newest
-    save_state(path, state, dataset)
-    if keep:
-        numbered = {int(m[1]): file for file in out.iterdir() if (m := re.fullmatch(r"ckpt-(\d+)\.pt", file.name))}
-        for step in sorted(numbered)[:-keep]:
-            numbered[step].unlink()
-        link(path, newest)
-
-
-def write_grid(state: State, path: Path) -> None:
-    """64 samples of the same latents each time, those of `wgan sample --seed` with the run's seed."""
-    network = state.ema or state.generator
-    network.eval()
-    rows = sample.latents(state.config.seed, range(64), state.config.latent)
-    sample.write_samples(network, rows, str(path))
-    if network is state.generator:
-        network.train()

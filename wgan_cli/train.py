@@ -1,31 +1,29 @@
-"""Training: the loop that steps, logs, samples, saves, and ends."""
+"""Training: the loop that steps, logs, samples and saves, and its one way out."""
 
 from __future__ import annotations
 
-import os
-import signal
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor
 
-from . import StoppedError, curve, run
+from . import StoppedError, curve
 from .config import TrainConfig
-from .console import Console, duration
-from .data.dataset import Dataset
-from .files import sweep
+from .console import Console, duration, in_words
+from .data.dataset import Batch, Dataset
 from .networks import parameter_count
+from .run import Run, record
+from .signals import Stop
 from .state import State, new_state, restored_state
 from .step import critic_step, generator_step
 from .verdict import judge
 from .watch import COMPARE_EVERY, check_steps, check_weights, compare
 
-TIME_LIMIT_CODE = 75  # EX_TEMPFAIL: try again later
+FIRST_SAVE, SAVE_AFTER = 60.0, 600.0  # seconds to the first checkpoint and grid, and between later ones at most
+PACE_AFTER = 15.0  # seconds of training, before the length of the run is told
+LONG = 3600.0  # seconds of a run that a faster way is named for
 
 
 def train(
@@ -34,53 +32,58 @@ def train(
     out: Path,
     device: torch.device,
     console: Console,
-    time_limit: float | None = None,  # seconds
+    stop: Stop | None = None,
     force: bool = False,
     tensorboard: bool = False,
+    faster: str = "",  # a command that gives samples in minutes, to be named where this run takes hours
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
     Raises StoppedError after saving when a signal or the time limit ends it, DivergedError for a loss or weight
     that is not finite.
     """
-    began = time.monotonic()
-    newest, log, picture = out / "ckpt.pt", out / "metrics.jsonl", out / "curve.png"
-    for folder in filter(Path.is_dir, (out, out / "samples")):
-        sweep(folder)
-    resumes = newest.exists() and not force
-    state = restored_state(newest, config, dataset, device, console) if resumes else new_state(config, device)
+    began, stop = time.monotonic(), stop or Stop()
+    run = Run(out, console)
+    resumes = run.newest.exists() and not force
+    state = restored_state(run.newest, config, dataset, device, console) if resumes else new_state(config, device)
     if state.step >= config.steps:
-        console.notice(f"{newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
-        if log.exists() and (not picture.exists() or picture.stat().st_mtime < log.stat().st_mtime):
-            curve.write(out)  # which a kill has kept from being drawn
-        return newest
-    run.make_folder(out, config, fresh=not resumes)
+        console.notice(f"{run.newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
+        if run.log.exists() and (not run.picture.exists() or run.picture.stat().st_mtime < run.log.stat().st_mtime):
+            run.draw()  # which a kill has kept from being drawn
+        return run.newest
+    run.prepare(config, fresh=not resumes)
     training, heldout = dataset.split(config.holdout, config.batch, config.seed)
-    before = run.keep_records(log, state.step)
+    before = run.keep_records(state.step)
     console.notice(
         f"{config.variant} {config.arch} on {device}: {len(training)} samples of {'x'.join(map(str, config.shape))} "
         f"and {len(heldout) if heldout else 'none'} held out, "
         f"{parameter_count(state.generator)} parameters in the generator, {parameter_count(state.critic)} in the critic"
     )
     if resumes:
+        run.saved = state.step
         console.notice(f"going on at step {state.step} of {config.steps}")
 
     estimate, label = config.record.estimate.name, config.record.estimate.label
-    history = [record[estimate] for record in curve.read(log) if estimate in record]
-    saved = state.step if resumes else None
+    history = [entry[estimate] for entry in curve.read(run.log) if estimate in entry]
     unchecked: list[tuple[int, dict[str, Tensor]]] = []  # (step, figures): to look at one waits for the device
-    redraw = began + 100
-    with _stop_signals() as (stopped, asked), run.records(log, state, tensorboard) as (write, sync):
-        while state.step < config.steps:
-            while state.batches < config.n_critic * (state.step + 1):
+    first = state.batches
+    redraw, save_by = began + 100, began + FIRST_SAVE
+    pace_told, reason = False, None
+    with run.recording(state, tensorboard):
+        while state.step < config.steps and not reason:
+            while state.batches < config.n_critic * (state.step + 1) and not reason:
                 batch = training.batch(state.batches, config.batch, config.seed, device)
                 state.batches += 1
                 figures = critic_step(state, batch)
                 unchecked.append((state.step + 1, figures))
-                if stopped and state.batches < config.n_critic * (state.step + 1):  # amid a step, as it may be long
-                    check_weights(state, newest, saved)
-                    run.save(out, state, dataset)
-                    raise _stopped(state, newest, *_signal_reason(stopped[0]))
+                seconds = time.monotonic() - began
+                if not pace_told and seconds >= PACE_AFTER:
+                    pace_told = True
+                    _tell_pace(state, seconds / (state.batches - first), console, faster)
+                if stop.ended_by and state.batches < config.n_critic * (state.step + 1):  # amid a step: it may be long
+                    reason = stop.reason()
+            if reason:
+                break
             step = state.step + 1
             last = step == config.steps
             logs = last or step % config.log_every == 0
@@ -88,74 +91,80 @@ def train(
                 figures |= compare(state, training, heldout)  # before the generator's step, as the rest
             figures |= generator_step(state, batch)  # in place: these are the last in `unchecked` too
             seconds = before + time.monotonic() - began
-            late = time_limit is not None and time.monotonic() - began >= time_limit
-            ends = last or bool(stopped) or late
-            samples = last or step % config.sample_every == 0
-            saves = ends or bool(asked) or step % config.save_every == 0
-            if logs or samples or saves or len(unchecked) > 1000:
-                check_steps(state, unchecked, newest, saved)
+            reason = None if last else stop.reason()
+            late = time.monotonic() >= save_by
+            samples, saves = last or step % config.sample_every == 0, last or step % config.save_every == 0
+            now = late or stop.save_asked  # whatever the settings say
+            if logs or samples or saves or now or len(unchecked) > 1000:
+                check_steps(state, unchecked, run.kept)
             if logs:
-                record = run.record(state, figures, seconds)
-                history.append(record[estimate])
+                entry = record(state, figures, seconds)
+                history.append(entry[estimate])
                 if last:
-                    verdict = judge([*curve.read(log), record])
-                    record["verdict"] = verdict.word
-                write(record)
+                    verdict = judge([*curve.read(run.log), entry])
+                    entry["verdict"] = verdict.word
+                run.write(entry)
             facts = {label: statistics.median(history[-5:])} if history else {}
             console.progress("training", step, config.steps, facts, history)
-            if samples or saves:
-                os.stat(out / "config.json")  # of a folder that was removed, which a grid would make anew
-                check_weights(state, newest, saved)
-            if samples:
-                run.write_grid(state, out / "samples" / f"{state.step:06}.png")
-            if saves:
-                sync()  # no checkpoint without the records up to it
-                run.save(out, state, dataset)
-                saved = state.step
-            if (samples or saves) and not ends and time.monotonic() >= redraw:
+            if not (samples or saves or now) or reason:
+                continue
+            _keep(state, run, dataset, samples, saves, now)
+            if saves or now:
+                save_by = time.monotonic() + SAVE_AFTER
+            if not last and time.monotonic() >= redraw:
                 redraw = time.monotonic()
-                curve.write(out)
+                run.draw()
                 redraw += 100 * (time.monotonic() - redraw)  # a hundredth of the time goes into drawing
-            if ends and not last:
-                reason = _signal_reason(stopped[0]) if stopped else ("the time limit", TIME_LIMIT_CODE)
-                raise _stopped(state, newest, *reason)
-            if asked and saves:  # it may have come since
-                asked.clear()
+            if stop.save_asked:
+                stop.save_asked = False
                 console.notice(f"saved at step {state.step}, as SIGUSR1 asks")
+        if reason:
+            check_steps(state, unchecked, run.kept)
+            regular = not state.batches % config.n_critic  # of a whole step
+            _keep(
+                state,
+                run,
+                dataset,
+                samples=regular and state.step % config.sample_every == 0,
+                saves=regular and state.step % config.save_every == 0,
+                now=True,
+            )
+    run.draw()
+    if reason:
+        raise StoppedError(
+            f"Stopped by {reason[0]} at step {state.step} of {config.steps}, saved in {run.newest}", reason[1]
+        )
     console.notice(f"done: step {state.step}, {duration(seconds)} of training, {label} {facts[label]:.4g}")
     console.notice(str(verdict))
-    if not curve.write(out):
-        console.notice(f"no {out / 'curve.png'}: drawing it {curve.INSTALL}")
-    return newest
+    return run.newest
 
 
-@contextmanager
-def _stop_signals() -> Iterator[tuple[list[int], list[int]]]:
-    """Two lists to be looked at between steps: the signal that asks to stop, and those that ask to save and go on.
-
-    A second signal to stop ends the process at once.
-    """
-    stopped: list[int] = []
-    asked: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopped:
-            os._exit(128 + number)
-        stopped.append(number)
-
-    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: lambda number, frame: asked.append(number)}
-    heeded = {n: handler for n, handler in handlers.items() if signal.getsignal(n) != signal.SIG_IGN}  # not nohup's
-    before = {number: signal.signal(number, handler) for number, handler in heeded.items()}
-    try:
-        yield stopped, asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _keep(state: State, run: Run, dataset: Dataset, samples: bool, saves: bool, now: bool) -> None:
+    """Write what is due at this step: samples and a checkpoint with its number, and if `now` both without."""
+    run.check_there(state.step)
+    check_weights(state, run.kept)
+    if samples or now:
+        run.write_grid(state, numbered=samples)
+    if saves or now:
+        run.save(state, dataset, numbered=saves)
 
 
-def _signal_reason(number: int) -> tuple[str, int]:
-    return signal.Signals(number).name, 128 + number
+def expected_seconds(config: TrainConfig, device: torch.device) -> float:
+    """How long a run takes on this machine: one step of each network is timed, on samples of zeros."""
+    state = new_state(config, device)
+    batch = Batch(torch.zeros(config.batch, *config.shape, device=device))
+    critic_step(state, batch)  # the first is slower
+    seconds = 0.0
+    for step, times in ((critic_step, config.n_critic), (generator_step, 1)):
+        began = time.monotonic()
+        next(iter(step(state, batch).values())).item()  # waits for the device
+        seconds += times * (time.monotonic() - began)
+    return config.steps * seconds
 
 
-def _stopped(state: State, newest: Path, reason: str, code: int) -> StoppedError:
-    return StoppedError(f"Stopped by {reason} at step {state.step} of {state.config.steps}, saved in {newest}", code)
+def _tell_pace(state: State, seconds: float, console: Console, faster: str) -> None:
+    """How long the rest takes at so many seconds for a batch of the critic, and what takes less."""
+    steps = state.config.steps - state.step
+    left = steps * state.config.n_critic * seconds
+    hint = f"; samples in minutes: {faster}" if faster and left > LONG and state.device.type == "cpu" else ""
+    console.notice(f"the remaining {steps} steps take {in_words(left)} on this machine{hint}")

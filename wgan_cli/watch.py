@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,29 +59,27 @@ def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[st
     return figures
 
 
-def check_steps(state: State, unchecked: list[tuple[int, dict[str, Tensor]]], newest: Path, saved: int | None) -> None:
-    """DivergedError for the first figure that is not finite; the list is emptied."""
+def check_steps(state: State, unchecked: list[tuple[int, dict[str, Tensor]]], kept: str) -> None:
+    """DivergedError for the first figure that is not finite; empties the list. `kept`: what the error says is left."""
+    if not unchecked:
+        return
     values = iter(torch.stack([value for _, figures in unchecked for value in figures.values()]).tolist())
     for step, figures in unchecked:
-        _check_figures(state, {"step": step, **dict(zip(figures, values, strict=False))}, newest, saved)
+        for name, value in zip(figures, values, strict=False):
+            if not math.isfinite(value):
+                raise _diverged(state, step, f"{name} is {value}", kept)
     unchecked.clear()
 
 
-def _check_figures(state: State, record: dict[str, Any], newest: Path, saved: int | None) -> None:
-    if wrong := [f"{name} is {value}" for name, value in record.items() if not np.isfinite(value)]:
-        raise _diverged(state, record["step"], wrong[0], newest, saved)
-
-
-def check_weights(state: State, newest: Path, saved: int | None) -> None:
-    """The running statistics of batch norm included."""
+def check_weights(state: State, kept: str) -> None:
+    """DivergedError for a weight that is not finite, or one of batch norm's running statistics."""
     for network, module in (("critic", state.critic), ("generator", state.generator)):
         for name, weight in module.state_dict().items():
             if not weight.isfinite().all():
-                raise _diverged(state, state.step, f"{name} of the {network} is not finite", newest, saved)
+                raise _diverged(state, state.step, f"{name} of the {network} is not finite", kept)
 
 
-def _diverged(state: State, step: int, what: str, newest: Path, saved: int | None) -> DivergedError:
-    kept = f"{newest} of step {saved} is untouched" if saved is not None else "nothing had been saved yet"
+def _diverged(state: State, step: int, what: str, kept: str) -> DivergedError:
     return DivergedError(
         f"training diverged at step {step}: {what}; {kept}. "
         f"Start anew with a lower --lr (was {state.config.lr:g}) or another --optimizer"

@@ -10,23 +10,23 @@ import platform
 import signal
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import NoReturn
 
 import click
 
-from .. import StoppedError, WganError, __version__
+from .. import EXIT_CODES, PIPE_CLOSED, StoppedError, WganError, __version__, signals
 from ..console import Console
 from . import evaluate, info, options, sample, score, train
 
 
 def main() -> NoReturn:
     """Run the command line, and end with the documented exit code whatever happens."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in signals.STOP:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
-    signal.signal(signal.SIGUSR1, lambda number, frame: None)  # save and go on: nothing to save yet
+    for number in signals.SAVE:
+        signal.signal(number, lambda number, frame: None)  # nothing to save yet
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller, as in >&-
             setattr(sys, name, open(os.devnull, mode))
@@ -36,9 +36,9 @@ def main() -> NoReturn:
         code = cli.main(prog_name="wgan", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        code = 128 + signal.SIGPIPE
+        code = PIPE_CLOSED
     except SystemExit as end:  # a signal's, completion's, or Click's for a closed pipe: it wraps stdout and exits 1
-        code = end.code if sys.stdout is stdout else 128 + signal.SIGPIPE
+        code = end.code if sys.stdout is stdout else PIPE_CLOSED
     except (KeyboardInterrupt, click.Abort):
         Console().row("Interrupted")
         code = 128 + signal.SIGINT
@@ -54,9 +54,9 @@ def main() -> NoReturn:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """The first SIGINT or SIGTERM unwinds what is going on, the second ends the process at once."""
-    for either in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(either, lambda number, frame: os._exit(128 + number))
+    """The first signal to stop unwinds what is going on, the second ends the process at once."""
+    for each in signals.STOP:
+        signal.signal(each, lambda number, frame: os._exit(128 + number))
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
@@ -66,7 +66,7 @@ def _show(error: Exception) -> int:
     if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):  # new in Click 8.2
         error.show()
     elif isinstance(error, click.UsageError):
-        console.error(error.format_message())
+        console.error(_told(error))
         console.row(f"Try `{error.ctx.command_path if error.ctx else 'wgan'} -h`.")
     elif isinstance(error, click.ClickException):
         console.error(error.format_message())
@@ -84,8 +84,18 @@ def _show(error: Exception) -> int:
     return getattr(error, "exit_code", 1)
 
 
+def _told(error: click.UsageError) -> str:
+    """Click's words, which know only of flags that were typed."""
+    if isinstance(error, click.BadParameter) and error.ctx and isinstance(error.param, click.Option):
+        if variable := options.variable(error.param, error.ctx):
+            return f"{options.long_name(error.param)}{variable}: {error.message}"
+    return error.format_message()
+
+
 def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if asked:
+        from importlib.metadata import PackageNotFoundError, version  # which imports half of `email`
+
         try:
             torch = version("torch")
         except PackageNotFoundError:
@@ -94,9 +104,12 @@ def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> No
         ctx.exit()
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "WGAN", "max_content_width": 110}
-)
+def _exit_codes() -> str:
+    """As they stand at the end of the help."""
+    return "\b\nExit codes:\n" + "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES.items())
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=_exit_codes())
 @click.option(
     "--version",
     is_flag=True,
@@ -107,7 +120,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> No
 )
 def cli() -> None:
     """\b
-    wgan train --data ./imgs --variant gp -o run/     train; prints run/ckpt.pt when done
+    wgan train --data ./imgs --preset fast -o run/    train; prints run/ckpt.pt when done
     wgan sample run/ckpt.pt -n 64 -o grid.png         draw samples
     wgan critic-score run/ckpt.pt imgs/ | sort -g     rank images by the critic
     wgan evaluate run/ --data heldout/                distances between samples and data
@@ -117,10 +130,6 @@ def cli() -> None:
 
     Results go to stdout, talk to stderr. Every option can come from the environment: WGAN_TRAIN_LR is
     --lr of train.
-
-    \b
-    Exit codes: 0 done · 1 other error · 2 usage · 3 bad data or checkpoint · 4 training diverged
-                75 stopped by --time-limit · 130, 143 stopped by SIGINT, SIGTERM · 141 pipe closed
     """
 
 

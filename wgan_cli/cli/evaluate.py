@@ -10,32 +10,39 @@ from pathlib import Path
 import click
 
 from .. import UsageError
+from ..config import Range
 from ..console import Console
-from .options import any_path, checkpoint_argument, device_option, null_option, talk_options
-
-
-@click.command(short_help="Distances between samples and held-out data.")
-@checkpoint_argument()
-@click.option(
-    "--data", required=True, type=any_path, help="Held-out images, in any form that train takes; or toy:NAME."
+from .options import (
+    any_path,
+    checkpoint_argument,
+    command,
+    device_option,
+    null_option,
+    option,
+    seed_option,
+    talk_options,
+    within,
 )
-@click.option("--train", "trained", type=any_path, help="What it was trained on: are samples copies of it?")
-@click.option(
+
+
+@command(short_help="Distances between samples and held-out data.")
+@checkpoint_argument()
+@option("--data", required=True, type=any_path, help="Held-out images, in any form that train takes; or toy:NAME.")
+@option("--train", "trained", type=any_path, help="What it was trained on: are samples copies of it?")
+@option(
     "--features",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="A TorchScript or torch.export model to compare in the features of. It is a program: load none that you "
     "do not trust.",
 )
-@click.option("-n", "--count", type=click.IntRange(1), help="N.  [default: 1000, or half of the data]")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of samples, choice and directions."
-)
-@null_option
-@click.option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a figure, a line each.")
-@device_option
-@talk_options
+@option("-n", "--count", type=within(Range(1)), metavar="N", help="Samples.  [default: 1000, or half of the data]")
+@seed_option("Of samples, choice and directions.")
+@null_option()
+@option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")
+@option("--json", "as_json", is_flag=True, help="One JSON object a figure, a line each.")
+@device_option()
+@talk_options()
 def evaluate(
     checkpoint: Path,
     data: str,

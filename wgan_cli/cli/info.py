@@ -9,17 +9,18 @@ from typing import Any
 import click
 
 from ..console import printable, sparkline
-from .options import checkpoint_argument, in_run, plain, talk_options
+from ..files import newest_checkpoint
+from .options import checkpoint_argument, command, option, plain, talk_options
 
 COMPARING = """
 Each run's estimate is of its own critic. To compare runs, compare their samples with the same images:
 wgan evaluate RUN --data IMAGES"""
 
 
-@click.command(short_help="The environment, and what a checkpoint holds.")
+@command(short_help="The environment, and what a checkpoint holds.")
 @checkpoint_argument(required=False)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@talk_options
+@option("--json", "as_json", is_flag=True, help="As JSON.")
+@talk_options()
 def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """\b
     wgan info
@@ -46,7 +47,7 @@ def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> 
         if (log := folder / "metrics.jsonl").exists():
             facts["run"] = _run_facts(log)
         if folder != checkpoint or (folder / "ckpt.pt").exists() or not log.exists():  # it may have saved nothing yet
-            facts["checkpoint"] = checkpoints.describe(in_run(checkpoint))
+            facts["checkpoint"] = checkpoints.describe(newest_checkpoint(checkpoint))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the settings of a run as options."""
+"""Options that several commands share, the settings of a run as options, and how a command shows and reads them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,99 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from .. import UsageError
-from ..config import TrainConfig
+from ..config import RANGES, Range, TrainConfig, flag
+from ..console import Console
+from ..files import newest_checkpoint
 from ..networks import ARCHITECTURES
 from ..variants import VARIANTS
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
+F = TypeVar("F", bound=Callable[..., Any])
 
 debugging = False
+
+
+class Option(click.Option):
+    """An option that stands under a heading of its command's help."""
+
+    def __init__(self, *words: Any, section: str = "Options", **attributes: Any) -> None:
+        super().__init__(*words, **attributes)
+        self.section = section
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """No ranges, as most have no end and the others' are told where they are missed."""
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)
+        return extra
+
+
+class Command(click.Command):
+    """A command whose options stand under headings and come from the environment too: --lr of train, WGAN_TRAIN_LR."""
+
+    def __init__(self, name: str | None, **attributes: Any) -> None:
+        super().__init__(name, **attributes)
+        self.prefix = f"WGAN_{name}_".upper().replace("-", "_")
+        for option in self.options():
+            option.envvar = self.prefix + long_name(option)[2:].upper().replace("-", "_")
+
+    def options(self) -> list[click.Option]:
+        return [parameter for parameter in self.params if isinstance(parameter, click.Option)]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option) and (row := parameter.get_help_record(ctx)):
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(row)
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            os.getcwd()
+        except OSError:  # the libraries under torch end the process with a riddle
+            raise UsageError("the current folder is gone; change into another one") from None
+        self._name_strangers(Console(quiet=ctx.params.get("quiet", False)))
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            for option in self.options():
+                for word in option.opts:
+                    if str(error).startswith((f"{word} ", f"{word}:")):
+                        raise UsageError(word + variable(option, ctx) + str(error)[len(word) :]) from None
+            raise
+
+    def _name_strangers(self, console: Console) -> None:
+        """A notice for each variable that would be an option of this command, if it had one of that name."""
+        known = [str(option.envvar).removeprefix(self.prefix) for option in self.options()]
+        for name in sorted(os.environ):
+            if name.startswith(self.prefix) and (rest := name.removeprefix(self.prefix)) not in known:
+                meant = get_close_matches(rest, known, 1)
+                console.notice(
+                    f"{name}: no such option" + (f"; did you mean {self.prefix}{meant[0]}?" if meant else "")
+                )
+
+
+def long_name(option: click.Parameter) -> str:
+    return next((word for word in option.opts if word.startswith("--")), option.opts[0])
+
+
+def variable(option: click.Parameter, ctx: click.Context) -> str:
+    """What to add to the name of an option whose value was not typed: ` (from WGAN_TRAIN_LR)`."""
+    from_environment = ctx.get_parameter_source(option.name or "") == ParameterSource.ENVIRONMENT
+    return f" (from {option.envvar})" if from_environment else ""
+
+
+option = partial(click.option, cls=Option)
+command = partial(click.command, cls=Command)
 
 
 def set_debugging(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -28,54 +107,65 @@ def set_debugging(ctx: click.Context, param: click.Parameter, value: bool) -> No
     debugging = value
 
 
-def talk_options(command: Command) -> Command:
-    for option in (
-        click.option(
-            "--debug",
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=set_debugging,
-            help="Show the traceback of an error.",
-        ),
-        click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
-        click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
-    ):
-        command = option(command)
-    return command
+def talk_options(section: str = "Options") -> Callable[[F], F]:
+    quiet = option("-q", "--quiet", is_flag=True, help="Say nothing but errors.", section=section)
+    verbose = option("-v", "--verbose", is_flag=True, help="Say more on stderr.", section=section)
+    debug = option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=set_debugging,
+        help="Show the traceback of an error.",
+        section=section,
+    )
+    return lambda function: quiet(verbose(debug(function)))
 
 
-device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
-)
+def device_option(section: str = "Options") -> Callable[[F], F]:
+    kinds = click.Choice(["auto", "cpu", "cuda"])
+    return option("--device", type=kinds, default="auto", show_default=True, help="Where to compute.", section=section)
+
+
+def null_option(section: str = "Options") -> Callable[[F], F]:
+    return option(
+        "-0", "--null", is_flag=True, help="Paths on stdin end with NUL, as of find -print0.", section=section
+    )
+
+
 any_path = click.Path(readable=False)  # any text, which the shell completes as a path
-null_option = click.option("-0", "--null", is_flag=True, help="Paths on stdin end with NUL, as of find -print0.")
 
 
-def checkpoint_argument(required: bool = True) -> Callable[[Command], Command]:
+def checkpoint_argument(required: bool = True) -> Callable[[F], F]:
     """CKPT: a checkpoint, or a run folder, which stands for its newest checkpoint."""
     return click.argument(
         "checkpoint",
         type=click.Path(exists=True, path_type=Path),
         metavar="CKPT" if required else "[CKPT]",
         required=required,
-        callback=lambda ctx, param, path: in_run(path) if required else path,
+        callback=lambda ctx, param, path: newest_checkpoint(path) if required else path,
     )
 
 
-def in_run(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    if not (path / "ckpt.pt").exists():
-        raise UsageError(f"{path}: a folder without a ckpt.pt; name a checkpoint or a run folder")
-    return path / "ckpt.pt"
+def seed_option(help: str) -> Callable[[F], F]:
+    return option("--seed", type=within(RANGES["seed"]), metavar="N", default=0, show_default=True, help=help)
 
 
-def setting(name: str, **attributes: Any) -> Callable[[Command], Command]:
+def setting(name: str, section: str = "Options", **attributes: Any) -> Callable[[F], F]:
     """An option for a field of TrainConfig. The default stays there or in the variants; the help shows it."""
     if "[default" not in attributes["help"]:
         attributes["help"] += f"  [default: {default_of(name)}]"
-    return click.option("--" + name.replace("_", "-"), name, default=None, **attributes)
+    if name in RANGES and "type" not in attributes:
+        attributes = {"metavar": "N" if RANGES[name].whole else "X", "type": within(RANGES[name]), **attributes}
+    return option(flag(name), name, default=None, section=section, **attributes)
+
+
+def within(numbers: Range) -> click.IntRange | click.FloatRange:
+    """For Click to check. Its own name for the type is `integer range`."""
+    kind: Any = click.IntRange if numbers.whole else click.FloatRange
+    checked = kind(numbers.low, numbers.high, min_open=numbers.low_open, max_open=numbers.high_open)
+    checked.name = "whole number" if numbers.whole else "number"
+    return checked
 
 
 def default_of(name: str) -> str:

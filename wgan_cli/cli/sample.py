@@ -9,14 +9,25 @@ from pathlib import Path
 import click
 
 from .. import UsageError
+from ..config import RANGES, Range
 from ..files import check_writable, names_folder
-from .options import any_path, check_stdout, checkpoint_argument, device_option, talk_options
+from .options import (
+    any_path,
+    check_stdout,
+    checkpoint_argument,
+    command,
+    device_option,
+    option,
+    seed_option,
+    talk_options,
+    within,
+)
 
 
-@click.command(short_help="Draw samples from a checkpoint.")
+@command(short_help="Draw samples from a checkpoint.")
 @checkpoint_argument()
-@click.option("-n", "--count", type=click.IntRange(1), help="Number of samples.  [default: 64]")
-@click.option(
+@option("-n", "--count", type=within(Range(1)), metavar="N", help="Number of samples.  [default: 64]")
+@option(
     "-o",
     "--out",
     type=any_path,
@@ -24,21 +35,21 @@ from .options import any_path, check_stdout, checkpoint_argument, device_option,
     show_default=True,
     help="FILE.png (a grid), DIR/ (a file each), FILE.npz, FILE.npy or `-`.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the latents.")
-@click.option(
-    "--index", type=click.IntRange(0, 2**63 - 1), help="Begin with this image of the seed; alone, draw only it."
+@seed_option("Of the latents.")
+@option(
+    "--index", type=within(RANGES["seed"]), metavar="N", help="Begin with this image of the seed; alone, draw only it."
 )
-@click.option(
+@option(
     "--interpolate",
-    type=click.IntRange(2),
+    type=within(Range(2)),
     metavar="STEPS",
     help="Walk from each of the N latents to the next, a row a pair.  [N: 9]",
 )
-@click.option("--truncation", type=float, help="Draw latents again beyond this many deviations.")
-@click.option("--raw", is_flag=True, help="Weights of the last step, not their average.")
-@click.option("--nrow", type=click.IntRange(1), help="Images in a row of the grid.")
-@device_option
-@talk_options
+@option("--truncation", type=float, metavar="X", help="Draw latents again beyond this many deviations.")
+@option("--raw", is_flag=True, help="Weights of the last step, not their average.")
+@option("--nrow", type=within(Range(1)), metavar="N", help="Images in a row of the grid.")
+@device_option()
+@talk_options()
 def sample(
     checkpoint: Path,
     count: int | None,
@@ -70,7 +81,9 @@ def sample(
     if out != "-":
         folder = names_folder(out)
         if not folder and not out.lower().endswith((".png", ".npz", ".npy")):
-            raise UsageError(f"-o {out}: must end in .png, .npz, .npy or, for a folder, in /")
+            raise UsageError(
+                f"-o {out}: must end in .png, .npz or .npy, or for a folder of PNGs in /; `-o -` is standard output"
+            )
         check_writable(Path(out, "*.png") if folder else Path(out), "-o")
     if truncation is not None and not truncation >= 0.01:
         raise UsageError(f"--truncation {truncation:g}: must be a number from 0.01; latents are drawn till all fit")

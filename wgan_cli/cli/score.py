@@ -13,22 +13,28 @@ import click
 
 from .. import DataError
 from ..console import Console, printable
-from .options import any_path, check_stdout, checkpoint_argument, device_option, null_option, talk_options
+from .options import (
+    any_path,
+    check_stdout,
+    checkpoint_argument,
+    command,
+    device_option,
+    null_option,
+    option,
+    seed_option,
+    talk_options,
+)
 
 
-@click.command("critic-score", short_help="Rank images by a checkpoint's critic.")
+@command("critic-score", short_help="Rank images by a checkpoint's critic.")
 @checkpoint_argument()
 @click.argument("paths", nargs=-1, type=any_path, metavar="PATHS...")
-@null_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option(
-    "--summary", is_flag=True, help="Add the means on these images and on as many samples, and their difference."
-)
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the summary's samples."
-)
-@device_option
-@talk_options
+@null_option()
+@option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@option("--summary", is_flag=True, help="Add the means on these images and on as many samples, and their difference.")
+@seed_option("Of the summary's samples.")
+@device_option()
+@talk_options()
 def critic_score(
     checkpoint: Path,
     paths: tuple[str, ...],

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,24 @@ from click.core import ParameterSource
 
 from .. import StoppedError, UsageError
 from ..config import ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
-from ..console import Console
+from ..console import Console, in_words
 from ..files import check_writable, lock
+from ..signals import Stop
 from ..variants import VARIANTS
-from .options import any_path, betas, device_option, null_option, plain, seconds, setting, talk_options
+from .options import (
+    any_path,
+    betas,
+    command,
+    device_option,
+    null_option,
+    option,
+    plain,
+    seconds,
+    setting,
+    talk_options,
+)
+
+DATA, NETWORKS, LOSS, OPTIMIZER, RUN, OUTPUT = "Data", "Networks", "Loss", "Optimizer", "Run", "Output"  # headings
 
 
 def _variants_text() -> str:
@@ -27,55 +40,58 @@ def _variants_text() -> str:
     return "\b\nVariants:\n" + "\n".join(f"  {row}" for row in rows)
 
 
-@click.command(short_help="Train on a folder of images; prints the checkpoint's path.", epilog=_variants_text())
-@click.option(
+@command(short_help="Train on a folder of images; prints the checkpoint's path.", epilog=_variants_text())
+@option(
     "--data", required=True, type=any_path, help="Folder, .zip, .npy, .npz, idx file, `-`: paths on stdin, toy:NAME."
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Run folder.  [default: wgan-VARIANT]")
-@null_option
-@setting("variant", type=click.Choice(list(VARIANTS)), help="The system to train.")
-@setting("arch", type=click.Choice(ARCHS), help="Generator and critic.")
-@click.option(
+@option("-o", "--out", type=click.Path(path_type=Path), help="Run folder.  [default: wgan-VARIANT]")
+@option(
     "--preset",
     type=click.Choice(list(PRESETS)),
     default="paper",
     show_default=True,
     help="Defaults of the variant's paper, or those that reach good samples soonest on a CPU (gp dcgan).",
 )
-@setting("steps", type=int, help="Generator updates.")
-@setting("batch", type=int, help="Images in a batch.")
-@setting("size", type=int, help="Side in pixels.  [default: from the images, at most 64]")
-@setting("channels", type=click.Choice(["1", "3", "4"]), help="Channels.  [default: as most images have them]")
-@setting("fit", type=click.Choice(FITS), help="How an image becomes square.")
-@setting("flip", is_flag=True, help="Mirror half of the images.  [default: no]")
-@setting("holdout", type=float, metavar="FRACTION", help="Share of the images to keep from training and judge by.")
-@click.option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")
-@setting("latent", type=int, help="Dimensions of the latent.")
-@setting("width", type=int, help="Feature maps or hidden units.")
-@setting("n_critic", type=int, help="Critic steps before each generator step.")
+@setting("variant", type=click.Choice(list(VARIANTS)), help="The system to train.")
+@setting("arch", type=click.Choice(ARCHS), help="Generator and critic.")
+@setting("size", help="Side in pixels.  [default: from the images, at most 64]")
+@setting("steps", help="Generator updates.")
+@option("--time-limit", metavar="TIME", callback=seconds, help="Save and exit 75 after this time, as in 30m.")
+@option("--dry-run", is_flag=True, help="Show each setting and where it comes from, and exit.")
+@option("--force", is_flag=True, help="Start anew in a folder that holds another run.")
+@setting("channels", DATA, type=click.Choice(["1", "3", "4"]), help="Channels.  [default: as most images have them]")
+@setting("fit", DATA, type=click.Choice(FITS), help="How an image becomes square.")
+@setting("flip", DATA, is_flag=True, help="Mirror half of the images.  [default: no]")
+@setting("holdout", DATA, metavar="FRACTION", help="Share of the images to keep from training and judge by.")
+@option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.", section=DATA)
+@null_option(DATA)
+@setting("width", NETWORKS, help="Feature maps or hidden units.")
+@setting("latent", NETWORKS, help="Dimensions of the latent.")
 @setting(
-    "critic_norm", type=click.Choice(CRITIC_NORMS), help="Normalisation in the critic (by default none in an mlp)."
+    "critic_norm",
+    NETWORKS,
+    type=click.Choice(CRITIC_NORMS),
+    help="Normalisation in the critic (by default none in an mlp).",
 )
-@setting("optimizer", type=click.Choice(OPTIMIZERS), help="Of both networks.")
-@setting("lr", type=float, help="Learning rate.")
-@setting("betas", metavar="B1,B2", callback=betas, help="Of adam.")
-@setting("clip", type=float, help="Critic weights stay in [-CLIP, CLIP].")
-@setting("gp_weight", type=float, help="Weight of the gradient penalty.")
-@setting("instance_noise", type=float, metavar="SIGMA", help="Noise on the critic's input, falling to 0.")
-@setting("ema", type=float, help="Decay of the generator's averaged weights; 0 keeps none.")
-@setting("precision", type=click.Choice(PRECISIONS), help="Arithmetic of the networks.")
-@device_option
-@setting("seed", type=int, help="Of all random numbers.")
-@setting("log_every", type=int, metavar="STEPS", help="Between lines of metrics.jsonl.")
-@setting("save_every", type=int, metavar="STEPS", help="Between checkpoints.")
-@setting("keep", type=int, metavar="N", help="Numbered checkpoints to keep beside the newest.")
-@setting("sample_every", type=int, metavar="STEPS", help="Between sample grids.")
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files too.")
-@click.option("--time-limit", metavar="TIME", callback=seconds, help="Save and exit 75 after this time, as in 30m.")
-@click.option("--force", is_flag=True, help="Start anew in a folder that holds another run.")
-@click.option("--dry-run", is_flag=True, help="Show each setting and where it comes from, and exit.")
-@click.option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON.")
-@talk_options
+@setting("ema", NETWORKS, help="Decay of the generator's averaged weights; 0 keeps none.")
+@setting("clip", LOSS, help="Critic weights stay in [-CLIP, CLIP].")
+@setting("gp_weight", LOSS, help="Weight of the gradient penalty.")
+@setting("instance_noise", LOSS, metavar="SIGMA", help="Noise on the critic's input, falling to 0.")
+@setting("optimizer", OPTIMIZER, type=click.Choice(OPTIMIZERS), help="Of both networks.")
+@setting("lr", OPTIMIZER, help="Learning rate.")
+@setting("betas", OPTIMIZER, metavar="B1,B2", callback=betas, help="Of adam.")
+@setting("batch", OPTIMIZER, help="Images in a batch.")
+@setting("n_critic", OPTIMIZER, help="Critic steps before each generator step.")
+@setting("seed", RUN, help="Of all random numbers.")
+@device_option(RUN)
+@setting("precision", RUN, type=click.Choice(PRECISIONS), help="Arithmetic of the networks.")
+@setting("log_every", OUTPUT, metavar="STEPS", help="Between lines of metrics.jsonl.")
+@setting("save_every", OUTPUT, metavar="STEPS", help="Between checkpoints.")
+@setting("sample_every", OUTPUT, metavar="STEPS", help="Between sample grids.")
+@setting("keep", OUTPUT, help="Numbered checkpoints to keep beside the newest.")
+@option("--tensorboard", is_flag=True, help="Write TensorBoard's files too.", section=OUTPUT)
+@option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON.", section=OUTPUT)
+@talk_options(OUTPUT)
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -96,7 +112,8 @@ def train(
     **settings: Any,
 ) -> None:
     """\b
-    wgan train --data ./imgs
+    wgan train --data ./imgs --preset fast --time-limit 10m      samples in ten minutes, on a CPU too
+    wgan train --data ./imgs                                     as in the paper: days on a CPU
     wgan train --data digits.zip --variant clip --steps 5000 -o run/
     find . -name '*.jpg' | wgan train --data - --size 128 --fit pad
     wgan train --data toy:25gaussians --variant ns --steps 20000
@@ -106,7 +123,7 @@ def train(
     The same command again goes on where it stopped, or does nothing when all steps are done. The run
     folder gets ckpt.pt, config.json, metrics.jsonl, samples/ and, with matplotlib, curve.png.
     """
-    began = time.monotonic()
+    stop = Stop(time_limit)
     console = Console(quiet=quiet, verbose=verbose)
     chosen = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     given = {name: value for name, value in settings.items() if ctx.get_parameter_source(name) in chosen}
@@ -135,25 +152,37 @@ def train(
     config, origins = resolve(given, facts, preset, native_precision(where))
 
     from ..run import check_folder
-    from ..train import train
+    from ..train import expected_seconds, train
 
-    if not force:
-        check_folder(out, config)  # before the images are read, which may take long
-    if dry_run:
+    if dry_run:  # writes nothing, so what stands in its way comes last
         _print_settings(ctx, config, origins, as_json)
+        told = f"{config.steps} steps take {in_words(expected_seconds(config, where))} on this machine"
+        console.notice(f"{told}, as timed with made-up images")
+    check_folder(out, config, force)  # before the images are read, which may take long
+    if dry_run:
         return
+    of_data: dict[str, Any] = {name: given[name] for name in ("size", "channels", "fit", "flip") if name in given}
+    faster = _fast_command(data, of_data) if preset == "paper" and config.size else ""
+    next_line = f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png"
     try:
-        with lock(out):
+        with lock(out), stop:
             dataset = prepare(source, config, skip_bad, console)
-            left = None if time_limit is None else time_limit - (time.monotonic() - began)
-            click.echo(os.fsencode(train(config, dataset, out, where, console, left, force, tensorboard)))
+            click.echo(os.fsencode(train(config, dataset, out, where, console, stop, force, tensorboard, faster)))
     except OSError as error:
         error.filename = error.filename or str(out)
         raise
-    except StoppedError as stop:
+    except StoppedError as ended:
         again = shlex.join(["wgan", *(word for word in sys.argv[1:] if word != "--force")])
-        raise StoppedError(f"{stop}\nTo go on: {again}", stop.exit_code) from None
-    console.notice(f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png")
+        after = f"\n{next_line}" if (out / "ckpt.pt").exists() else ""
+        raise StoppedError(f"{ended}\nTo go on: {again}{after}", ended.exit_code) from None
+    console.notice(next_line)
+
+
+def _fast_command(data: str, settings: dict[str, Any]) -> str:
+    words = ["wgan", "train", "--data", data]
+    for name, value in settings.items():
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return shlex.join([*words, "--preset", "fast", "-o", "wgan-fast"])
 
 
 def _print_settings(ctx: click.Context, config: TrainConfig, origins: dict[str, str], as_json: bool) -> None:

@@ -55,7 +55,8 @@ def open_source(data: str, listed: BinaryIO, null: bool = False, flag: str = "--
     if is_file and (path.suffix.lower() in (".npy", ".npz") or is_idx(path)):
         return Source(data, array=path, key=digest([_stamp(path)]), flag=flag)
     if is_file and path.suffix.lower() not in (".zip", *IMAGE_SUFFIXES):
-        raise DataError(f"{flag} {data}: not a folder, a .zip, an .npy or .npz array, an idx file or an image")
+        hint = f"; a list of paths goes in as {flag} - < {data}" if path.suffix.lower() in (".txt", ".lst", "") else ""
+        raise DataError(f"{flag} {data}: not a folder, a .zip, an .npy or .npz array, an idx file or an image{hint}")
     items = find_images(read_paths(listed, null) if data == "-" else [data])
     if not items:
         where = "standard input" if data == "-" else data

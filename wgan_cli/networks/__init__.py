@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..config import TrainConfig
     from .network import Critic, Network
 
-ARCHITECTURES: dict[str, Any] = {"mlp": mlp, "dcgan": dcgan}
+ARCHITECTURES: dict[str, Any] = {"dcgan": dcgan, "mlp": mlp}
 
 
 def build_generator(config: TrainConfig) -> Network:
