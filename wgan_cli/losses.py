@@ -34,6 +34,16 @@ def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
     return fake.mean() - real.mean()
 
 
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """E max(0, 1 - f(x)) + E max(0, 1 + f(G(z))), Miyato et al. 2018, eq. 16; authors' code."""
+    return (1 - real).clamp_min(0).mean() + (1 + fake).clamp_min(0).mean()
+
+
+def least_squares_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """½ E (f(x) - 1)² + ½ E f(G(z))², Mao et al. 2017, with targets 1 for real and 0 for fake."""
+    return 0.5 * ((real - 1).square().mean() + fake.square().mean())
+
+
 # ---- Of the generator: (on fake, on real) -> scalar; `real` is None unless the variant's `pairs` asks for it
 
 
@@ -52,12 +62,33 @@ def critic_generator_loss(fake: Tensor, real: Tensor | None = None) -> Tensor:
     return -fake.mean()
 
 
+def least_squares_generator_loss(fake: Tensor, real: Tensor | None = None) -> Tensor:
+    """½ E (f(G(z)) - 1)², Mao et al. 2017."""
+    return 0.5 * (fake - 1).square().mean()
+
+
 # ---- Estimates of a distance
 
 
 def js_estimate(real: Tensor, fake: Tensor) -> Tensor:
     """Lower bound on the Jensen-Shannon divergence in nats, at most log 2 (Arjovsky et al. 2017, figure 4)."""
     return math.log(2) - 0.5 * discriminator_loss(real, fake)
+
+
+def variation_estimate(real: Tensor, fake: Tensor) -> Tensor:
+    """1 - half the hinge loss: a lower bound on the total variation, in [0, 1] for the best critic.
+
+    The hinge loss is least at f = sign(p - q), where it is 2 ∫ min(p, q) = 2 - 2 TV.
+    """
+    return 1 - 0.5 * hinge_loss(real, fake)
+
+
+def le_cam_estimate(real: Tensor, fake: Tensor) -> Tensor:
+    """1 - 4 times the least-squares loss: a lower bound on ½ ∫ (p - q)² / (p + q), in [0, 1] for the best critic.
+
+    The loss is least at f = p / (p + q), where it is ½ ∫ p q / (p + q).
+    """
+    return 1 - 4 * least_squares_loss(real, fake)
 
 
 def wasserstein_estimate(real: Tensor, fake: Tensor) -> Tensor:
@@ -78,4 +109,6 @@ class Estimate:
 
 WASSERSTEIN = Estimate("wasserstein", "W", "Wasserstein estimate over steps", wasserstein_estimate)
 JENSEN_SHANNON = Estimate("js", "JS", "Jensen-Shannon estimate (nats) over steps", js_estimate, floor=-math.log(2))
-ESTIMATES = {estimate.name: estimate for estimate in (WASSERSTEIN, JENSEN_SHANNON)}
+TOTAL_VARIATION = Estimate("tv", "TV", "total variation estimate over steps", variation_estimate, floor=-1.0)
+LE_CAM = Estimate("le_cam", "LC", "Le Cam distance estimate over steps", le_cam_estimate, floor=-3.0)
+ESTIMATES = {estimate.name: estimate for estimate in (WASSERSTEIN, JENSEN_SHANNON, TOTAL_VARIATION, LE_CAM)}

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .losses import (
     JENSEN_SHANNON,
+    LE_CAM,
+    TOTAL_VARIATION,
     WASSERSTEIN,
     Estimate,
     critic_generator_loss,
     critic_loss,
     discriminator_loss,
+    hinge_loss,
+    least_squares_generator_loss,
+    least_squares_loss,
     non_saturating_loss,
     saturating_loss,
 )
@@ -63,6 +68,17 @@ _DCGAN: dict[str, Any] = {  # Radford et al. 2016, section 4
     "critic_norm": "batch",
 }
 
+_WGAN_GP: dict[str, Any] = {  # Gulrajani et al. 2017, algorithm 1; the latent's size is that of the authors' code
+    "optimizer": "adam",
+    "lr": 1e-4,
+    "betas": (0.0, 0.9),
+    "gp_weight": 10.0,
+    "n_critic": 5,
+    "batch": 64,
+    "latent": 128,
+    "critic_norm": "none",
+}
+
 VARIANTS: Mapping[str, Variant] = {
     "gan": Variant(
         paper="Goodfellow et al. 2014, arXiv 1406.2661",
@@ -104,15 +120,77 @@ VARIANTS: Mapping[str, Variant] = {
         generator_loss=critic_generator_loss,
         estimate=WASSERSTEIN,
         penalties=(Penalty(),),
-        defaults={  # algorithm 1; the latent's size is that of the authors' code
-            "optimizer": "adam",
+        defaults=_WGAN_GP,
+    ),
+    "lp": Variant(
+        paper="Petzka et al. 2018, arXiv 1709.08894",
+        summary="Wasserstein loss, one-sided gradient penalty",
+        critic_loss=critic_loss,
+        generator_loss=critic_generator_loss,
+        estimate=WASSERSTEIN,
+        penalties=(Penalty(cost=Cost(one_sided=True)),),
+        defaults=_WGAN_GP,  # settings for images were not found in its code: those of `gp`
+    ),
+    "div": Variant(
+        paper="Wu et al. 2018, arXiv 1712.01026",
+        summary="Wasserstein divergence, 6th power of the norm",
+        critic_loss=critic_loss,
+        generator_loss=critic_generator_loss,
+        estimate=WASSERSTEIN,
+        penalties=(Penalty(cost=Cost(target=0.0, power=6)),),
+        defaults={**_WGAN_GP, "lr": 2e-4, "n_critic": 4, "gp_weight": 10.0},  # authors' code; the paper's k is 2
+    ),
+    "dragan": Variant(
+        paper="Kodali et al. 2017, arXiv 1705.07215",
+        summary="-log D loss, gradient penalty around data",
+        critic_loss=discriminator_loss,
+        generator_loss=non_saturating_loss,
+        estimate=JENSEN_SHANNON,
+        penalties=(Penalty(place="around"),),
+        defaults={**_WGAN_GP, "betas": (0.5, 0.9), "n_critic": 1, "batch": 128, "latent": 100},  # authors' code
+    ),
+    "r1": Variant(
+        paper="Mescheder et al. 2018, arXiv 1801.04406",
+        summary="-log D loss, gradient penalty on data",
+        critic_loss=discriminator_loss,
+        generator_loss=non_saturating_loss,
+        estimate=JENSEN_SHANNON,
+        penalties=(Penalty(place="real", cost=Cost(target=0.0), weight=0.5),),  # --gp-weight is the paper's γ
+        defaults={  # authors' code, whose 10 without the ½ is a γ of 20
+            "optimizer": "rmsprop",
             "lr": 1e-4,
-            "betas": (0.0, 0.9),
-            "gp_weight": 10.0,
-            "n_critic": 5,
+            "gp_weight": 20.0,
+            "n_critic": 1,
             "batch": 64,
-            "latent": 128,
+            "latent": 256,
+            "ema": 0.999,
             "critic_norm": "none",
         },
+    ),
+    "hinge": Variant(
+        paper="Miyato et al. 2018, arXiv 1802.05957",
+        summary="hinge loss, spectral norm",
+        critic_loss=hinge_loss,
+        generator_loss=critic_generator_loss,
+        estimate=TOTAL_VARIATION,
+        constraint="spectral",
+        defaults={
+            k: v for k, v in {**_WGAN_GP, "lr": 2e-4}.items() if k != "gp_weight"
+        },  # authors' code for CIFAR-10; its rate falls to 0
+    ),
+    "lsgan": Variant(
+        paper="Mao et al. 2017, arXiv 1611.04076",
+        summary="least squares",
+        critic_loss=least_squares_loss,
+        generator_loss=least_squares_generator_loss,
+        estimate=LE_CAM,
+        defaults={
+            "optimizer": "rmsprop",
+            "lr": 1e-4,
+            "n_critic": 1,
+            "batch": 64,
+            "latent": 100,
+            "critic_norm": "batch",
+        },  # as Gulrajani et al. ran it
     ),
 }

@@ -28,7 +28,20 @@ def build_generator(config: TrainConfig) -> Network:
 
 
 def build_critic(config: TrainConfig) -> Critic:
-    return ARCHITECTURES[config.arch].critic(config)
+    critic: Critic = ARCHITECTURES[config.arch].critic(config)
+    if config.record.constraint == "spectral":
+        _normalise_spectrally(critic)
+    return critic
+
+
+def _normalise_spectrally(critic: Critic) -> None:
+    """Each layer's weights divided by their largest singular value (Miyato et al. 2018), followed by one step of the
+    power method each time that they are used in training."""
+    from torch import nn
+    from torch.nn.utils.parametrizations import spectral_norm
+
+    for layer in [layer for layer in critic.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]:
+        spectral_norm(layer)
 
 
 def has_batch_norm(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .halving import Halving, transposed
 
@@ -29,7 +30,8 @@ class Critic(Network):
         super().__init__(net=net)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return super().forward(x).squeeze(1)
+        with parametrize.cached():  # of a spectral norm, whose power method goes a step at each use of a weight
+            return super().forward(x).squeeze(1)
 
 
 class Residual(nn.Module):
