@@ -35,7 +35,8 @@ def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
         with autocast(state):
             cost, norms = critic_penalty(state.critic, points, penalty, config.gp_weight, y)
         figures["penalty"] = figures.get("penalty", 0) + cost
-        figures.setdefault("grad_norm", norms.mean())
+        if penalty.cost.target:  # where it has a value to be near to
+            figures.setdefault("grad_norm", norms.mean())
         loss = loss + cost
     _update(state.optimizer_critic, loss, config.clip)
     return {"critic_loss": loss.detach()} | {name: value.detach() for name, value in figures.items()}
