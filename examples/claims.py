@@ -14,20 +14,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from wgan_cli import train
 from wgan_cli.checkpoint import load_generator
 from wgan_cli.config import resolve
 from wgan_cli.sample import generate, latents
+from wgan_cli.state import State, new_state
 
 SIGMAS = 3  # a sample within three deviations of a mode is one of that mode
 DISTANCE = "sliced Wasserstein distance\nto held-out digits (×1000)"
 COVERED = 0.2  # a mode is covered by a fifth of its fair share of the samples
 
 
-def points_state(**given: Any) -> train.State:
+def points_state(**given: Any) -> State:
     """A run of points in the plane at step 0; `given` as the flags of `wgan train`."""
     config, _ = resolve(given, {"size": 0, "channels": 2})
-    return train.new_state(config, torch.device("cpu"))
+    return new_state(config, torch.device("cpu"))
 
 
 def samples(checkpoint: Path, count: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ VARIANTS = ("gan", "ns", "clip", "gp")
 # gp covers every mode of both sets of Gaussians, and gan does not; what covers a mode is in claims.py
 
 
-def near_roll(points: NDArray) -> float:
+def near_roll(points: NDArray[Any]) -> float:
     """The share of points within 3 deviations of the Swiss roll's middle line."""
     t = np.linspace(1.5 * np.pi, 4.5 * np.pi, 2000)
     line = np.stack([t * np.cos(t), t * np.sin(t)], axis=1) / 7.5

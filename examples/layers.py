@@ -15,9 +15,9 @@ from claims import finish, points_state
 from matplotlib.figure import Figure
 from torch import nn
 
-from wgan_cli import models
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.data.toys import toy_points
+from wgan_cli.networks import mlp
 from wgan_cli.step import critic_step, generator_step
 
 LR = 5e-4  # times 300 critic steps is more than the largest clip, so that weights can reach it
@@ -37,13 +37,14 @@ def layer_norms(seed: int, width: int, steps: int, **given: object) -> list[floa
                 nn.init.zeros_(layer.bias)
     for step in range(steps):
         for turn in range(state.config.n_critic):
-            critic_step(state, data.batch(step * state.config.n_critic + turn, state.config.batch, seed, state.device))
-        generator_step(state)
-    real = data.batch(0, 512, 1, state.device)
+            batch = data.batch(step * state.config.n_critic + turn, state.config.batch, seed, state.device)
+            critic_step(state, batch)
+        generator_step(state, batch)
+    real = data.batch(0, 512, 1, state.device).samples
     with torch.no_grad():
         fake = state.generator(torch.randn(512, 2))
     value, hidden = torch.cat([real, fake]), []
-    for layer in state.critic.net:
+    for layer in state.critic.get_submodule("net").children():
         value = layer(value)
         if isinstance(layer, nn.ReLU):
             hidden.append(value)
@@ -52,7 +53,7 @@ def layer_norms(seed: int, width: int, steps: int, **given: object) -> list[floa
 
 
 def main(out: Path, width: int, steps: int, seeds: int) -> None:
-    models.HIDDEN_LAYERS = 11  # and the linear one at the end
+    mlp.HIDDEN_LAYERS = 11  # and the linear one at the end
     runs: dict[str, dict[str, object]] = {
         **{f"clipping, c = {c}": {"variant": "clip", "clip": c} for c in (0.1, 0.01, 0.001)},
         "gradient penalty": {"variant": "gp"},

@@ -19,6 +19,7 @@ from claims import finish, points_state
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from wgan_cli.data.dataset import Batch
 from wgan_cli.step import critic_step
 
 GAPS = np.linspace(-1, 1, 17)
@@ -45,11 +46,12 @@ def estimate(variant: str, gap: float, steps: int) -> float:
     random = torch.Generator().manual_seed(1)
     for step in range(steps):
         state.optimizer_critic.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
-        critic_step(state, real(torch.randn(256, 1, generator=random)))
+        critic_step(state, Batch(real(torch.randn(256, 1, generator=random))))
     x, y = real(torch.randn(10_000, 1, generator=random)), state.generator(torch.randn(10_000, 1, generator=random))
     with torch.no_grad():
-        distance = state.config.record.distance(state.critic(x), state.critic(y)).item()
-    return distance if variant != "gp" else distance / (1 + abs(gap) / (2 * state.config.gp_weight))
+        distance = state.config.record.estimate.distance(state.critic(x), state.critic(y)).item()
+    weight = state.config.gp_weight
+    return distance / (1 + abs(gap) / (2 * weight)) if weight else distance
 
 
 def main(out: Path, steps: int) -> None:

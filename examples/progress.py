@@ -21,8 +21,8 @@ LIMIT = 0.8  # Spearman's rank correlation of estimate and distance, at least fo
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float:
-    ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    ranks_a, ranks_b = (np.argsort(np.argsort(values)) for values in (a, b))
+    return float(np.corrcoef(ranks_a, ranks_b)[0, 1])
 
 
 def main(out: Path) -> None:

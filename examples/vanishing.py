@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ LIMIT_STAYS = 10  # the same of the critic, at most
 LIMIT_GROWS = 1  # of -log D: norm and variance at the end, over those where the saturating norm was largest, at least
 
 
-def measure(config: TrainConfig, checkpoint: Path, data: Dataset, steps: int, losses: tuple[str, ...]) -> NDArray:
+def measure(config: TrainConfig, checkpoint: Path, data: Dataset, steps: int, losses: tuple[str, ...]) -> NDArray[Any]:
     """[losses, 2, times]: mean norm of the generator's gradient, and its variance E‖g - E g‖², by critic steps."""
     state = new_state(config, torch.device("cpu"))
     state.generator = restore(build_generator, config, load(checkpoint)[0]["generator"], checkpoint).train()
@@ -46,7 +47,7 @@ def measure(config: TrainConfig, checkpoint: Path, data: Dataset, steps: int, lo
             for _ in range(BATCHES):
                 on_fake = state.critic(state.generator(torch.randn(config.batch, config.latent, generator=rng)))
                 for loss in losses:
-                    parts = torch.autograd.grad(VARIANTS[loss].generator_loss(on_fake), params, retain_graph=True)
+                    parts = torch.autograd.grad(VARIANTS[loss].generator_loss(on_fake, None), params, retain_graph=True)
                     gradients[loss].append(torch.cat([part.flatten() for part in parts]))
             stacks = [torch.stack(rows).double() for rows in gradients.values()]
             found.append([[g.norm(dim=1).mean().item(), g.var(dim=0).sum().item()] for g in stacks])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ LIMIT_GP = 0.1  # fewer than if spread evenly
 WITHIN = 0.995  # of gp's weights, which have no bounds, what lies in their range: the few beyond would stretch it
 
 
-def matrices(critic: nn.Module) -> NDArray:
+def matrices(critic: nn.Module) -> NDArray[Any]:
     return np.concatenate([p.detach().flatten().numpy() for p in critic.parameters() if p.dim() > 1])
 
 

@@ -204,13 +204,16 @@ def test_train_s_help_has_headings_and_begins_with_what_matters() -> None:
     assert sorted(sum(options.values(), [])) == sorted([*known, "help"])
 
 
-def test_the_exit_codes_stand_in_the_help_as_in_the_table() -> None:
+def test_the_exit_codes_stand_in_the_help_and_on_a_page_as_in_the_table() -> None:
+    page = (Path(__file__).parent.parent / "docs/scripts.md").read_text().replace("`", "")
+    rows = "".join(f"| {code} | {said} |\n" for code, said in EXIT_CODES.items())
+    assert f"| code | meaning |\n|---|---|\n{rows}\n" in page
     text = call("-h").out.decode().partition("Exit codes:\n")[2].splitlines()
     assert [line.split(maxsplit=1) for line in text] == [[str(code), said] for code, said in EXIT_CODES.items()]
     for error in (WganError, UsageError, DataError, DivergedError):
         assert error.exit_code in EXIT_CODES
     for name in ("SIGHUP", "SIGINT", "SIGTERM"):
-        assert f"ended by {name}" in EXIT_CODES[128 + getattr(signal, name)]
+        assert f"stopped by {name} " in EXIT_CODES[128 + getattr(signal, name)]
     assert {TIME_LIMIT, PIPE_CLOSED} <= EXIT_CODES.keys() and 128 + signal.SIGPIPE == PIPE_CLOSED
 
 

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Of every command. The help and the documentation have these very words.
+# Of every command. The help and docs/scripts.md have these very words.
 EXIT_CODES = {
     0: "done",
-    1: "other error",
-    2: "usage: a flag, a setting or a path that cannot work",
-    3: "bad data or checkpoint",
+    1: "another error",
+    2: "wrong usage: a flag or a path",
+    3: "bad data, or a bad checkpoint",
     4: "training diverged; the last good checkpoint is kept",
     75: "stopped by --time-limit after saving; the same command goes on",
-    129: "ended by SIGHUP after saving",
-    130: "ended by SIGINT after saving",
-    141: "standard output was closed",
-    143: "ended by SIGTERM after saving",
+    129: "stopped by SIGHUP after saving; the same command goes on",
+    130: "stopped by SIGINT after saving; the same command goes on",
+    141: "the reader of standard output is gone",
+    143: "stopped by SIGTERM after saving; the same command goes on",
 }
 TIME_LIMIT, PIPE_CLOSED = 75, 141  # EX_TEMPFAIL; 128 + SIGPIPE, as a shell reports it
 
