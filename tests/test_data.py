@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import math
 import mmap
-import multiprocessing
 import os
 import shutil
 import signal
@@ -27,10 +26,9 @@ from PIL import Image
 from wgan_cli import DataError, UsageError, WganError
 from wgan_cli.config import TrainConfig
 from wgan_cli.console import Console
-from wgan_cli.data import cache, dataset, decode
+from wgan_cli.data import cache, dataset, decode, pool
 from wgan_cli.data.dataset import Dataset
-from wgan_cli.data.decode import BadFile, Item, Pixels, read_image
-from wgan_cli.data.pool import read_images
+from wgan_cli.data.decode import Item, Pixels, read_image
 from wgan_cli.data.source import open_source
 
 CPU = torch.device("cpu")
@@ -798,12 +796,13 @@ def test_bombs_are_refused_and_oddities_pass_silently_outside_of_tests_too(tmp_p
     script = """
 import sys
 from PIL import Image
-from wgan_cli.data.decode import BadFile, Item, read_image
-from wgan_cli.data.pool import read_images
+from wgan_cli.data.decode import Item, read_image
 Image.MAX_IMAGE_PIXELS = 100
-items = [Item(path) for path in sys.argv[1:]]
-for item, result in read_images(items, lambda item: read_image(item, 8, 1, "crop")):
-    print("bad" if isinstance(result, BadFile) else result.max())
+print(read_image(Item(sys.argv[1]), 8, 1, "crop").max())
+try:
+    read_image(Item(sys.argv[2]), 8, 1, "crop")
+except Image.DecompressionBombWarning:
+    print("bad")
 """
     done = python(script, str(tmp_path / "exif.jpg"), str(tmp_path / "large.png"))
     assert (done.stdout, done.stderr, done.returncode) == ("9\nbad\n", "", 0)
@@ -996,45 +995,11 @@ def test_channels_that_an_array_does_not_have_are_a_usage_error(tmp_path: Path, 
         prepare(tmp_path / "x.npy", 8, asked)
 
 
-# ---- Processes
-
-
-def test_images_come_in_order_though_processes_finish_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    others_done = multiprocessing.get_context("fork").Event()
-
-    def read(item: Item) -> str:
-        number = int(item.path)
-        if number == 0:
-            assert others_done.wait(60)  # the first waits for what another process does after it
-        if number == 40:
-            others_done.set()
-        if number % 7 == 3:
-            raise ValueError(f"no {number}")
-        return item.path
-
-    items = [Item(str(number)) for number in range(1000)]
-    for number, (item, result) in enumerate(read_images(items, read)):
-        bad = BadFile(str(number), f"no {number}")
-        assert (item, result) == (Item(str(number)), bad if number % 7 == 3 else str(number))
-
-
-def test_only_a_few_hundred_results_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-
-    def read(item: Item) -> bytes:
-        with open(tmp_path / "begun", "ab") as file:
-            file.write(b".")
-        return bytes(4096)
-
-    results = read_images([Item(str(number)) for number in range(10_000)], read)
-    next(results)
-    results.close()  # type: ignore[attr-defined]
-    assert 0 < (tmp_path / "begun").stat().st_size < 500
+# ---- Processes (test_pool.py has the rest)
 
 
 def test_processes_read_a_zip_each_for_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(pool, "workers", lambda: 2)
     images = [noise(128, 128, seed=seed) for seed in range(200)]
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for index, image in enumerate(images):
@@ -1042,13 +1007,6 @@ def test_processes_read_a_zip_each_for_itself(monkeypatch: pytest.MonkeyPatch, t
             Image.fromarray(image).save(content, "PNG")
             archive.writestr(f"{index:03}.png", content.getvalue())
     np.testing.assert_array_equal(prepare(tmp_path / "x.zip", 128, 1).rows[..., 0], images)
-
-
-def test_a_process_that_is_killed_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    items = [Item(str(number)) for number in range(100)]
-    with pytest.raises(WganError, match="killed"):
-        list(read_images(items, lambda item: os.kill(os.getpid(), signal.SIGKILL) if item.path == "40" else None))
 
 
 # ---- Batches

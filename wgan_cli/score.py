@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from . import UsageError
 from .config import TrainConfig
 from .data.dataset import to_unit
-from .data.decode import BadFile, Item, Pixels, read_image
+from .data.decode import BadFile, Item, Pixels, read_file
 from .data.pool import read_images
 from .sample import generate, latents
 
@@ -28,9 +29,13 @@ def score_images(
     """
     if not config.size:
         raise UsageError("this checkpoint was trained on a toy set of points, so its critic cannot score images")
-    read = partial(read_image, size=config.size, channels=config.channels, fit=config.fit)
+    read = partial(read_file, size=config.size, channels=config.channels, fit=config.fit)
+    shape = (config.size, config.size, config.channels)
     waiting: list[tuple[str, Pixels | BadFile]] = []
+    result: Any
     for item, result in read_images(items, read):
+        if not isinstance(result, BadFile):
+            result = np.frombuffer(result.pixels, np.uint8).reshape(shape)
         waiting.append((item.name, result))
         if len(waiting) == BATCH:
             yield from _score(critic, waiting)

@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..console import Console, printable
 from ..files import replacing, sweep
 from .arrays import array_pixels, image_shape, open_array
 from .dataset import Dataset
-from .decode import BadFile, Item, Pixels, native_channels, open_image, read_image
+from .decode import BadFile, Pixels, Read, look, read_file
 from .pool import read_images
 from .source import Source, digest
 from .toys import toy_points
@@ -48,10 +49,6 @@ def probe(source: Source, console: Console) -> dict[str, int]:
 
 
 def _look_at_images(source: Source, console: Console) -> tuple[dict[str, int], bool]:
-    def look(item: Item) -> tuple[int, int]:
-        with open_image(item) as image:
-            return min(image.size), native_channels(image)
-
     seen: list[tuple[int, int]] = []
     bad = []
     for done, (_, result) in enumerate(read_images(source.items, look), 1):
@@ -123,20 +120,20 @@ def _decode(source: Source, config: TrainConfig, rows: Path, note: Path, console
     """Write the rows, one image after the other, and beside them what there is to know of them."""
     digest, bad, count = hashlib.sha256(), [], 0
     size, channels, fit = config.size, config.channels, config.fit
-    results: Iterator[Pixels | BadFile]
+    results: Iterator[Read | Pixels | BadFile]
     if source.array:
         total, results = array_pixels(source.array, size, channels, fit)
     else:
         total = len(source.items)
-        images = read_images(source.items, lambda item: read_image(item, size, channels, fit))
-        results = (result for _, result in images)
+        read = partial(read_file, size=size, channels=channels, fit=fit)
+        results = (result for _, result in read_images(source.items, read))
     with replacing(rows) as file:
         for done, result in enumerate(results, 1):
             if isinstance(result, BadFile):
                 bad.append(result)
             else:
                 count += 1
-                pixels = np.ascontiguousarray(result).data
+                pixels = result.pixels if isinstance(result, Read) else np.ascontiguousarray(result).data
                 digest.update(pixels)
                 file.write(pixels)
             console.progress("reading images", done, total)

@@ -1,7 +1,11 @@
-"""One image file, brought to the pixels that are trained on. Never imports torch: this runs in processes of its own."""
+"""One image file, brought to the pixels that are trained on.
+
+This runs in processes of its own, which are not to wait for torch, nor for numpy where no image needs it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import warnings
@@ -10,16 +14,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
-from typing import NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # no other decoder is reached, whatever a file claims to be
+DIGEST_BYTES = 8  # by which the content of two files is told apart
+READ_AT_ONCE = 4 << 20  # bytes of a file
 MOST_BYTES = 256 << 20  # of one image file in a zip
 
-Pixels = NDArray[np.uint8]  # [H, W, C]
+Pixels: TypeAlias = "NDArray[np.uint8]"  # [H, W, C]
 
 
 class Item(NamedTuple):
@@ -39,27 +47,63 @@ class BadFile(NamedTuple):
     lasts: bool = True  # not for what the system could not do this time, as on a disk or network that fails
 
 
-def read_image(item: Item, size: int, channels: int, fit: str) -> Pixels:
+class Read(NamedTuple):
+    """An image as one process hands it to another."""
+
+    content: bytes  # `content_digest` of its file
+    pixels: bytes  # [size, size, channels]
+
+
+def look(item: Item) -> tuple[int, int]:
+    """(the shorter side in pixels, the channels) of an image."""
+    with open_file(item) as file, open_image(file) as image:
+        return min(image.size), native_channels(image)
+
+
+def read_file(item: Item, size: int, channels: int, fit: str) -> Read:
     """Decode one image and bring it to [size, size, channels]. Raises whatever its decoder does."""
-    with open_image(item) as image:
-        return fit_image(image, size, channels, fit)
+    with open_file(item) as file:
+        size_of_file = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if size_of_file <= READ_AT_ONCE:
+            file = BytesIO(file.read())
+        with open_image(file) as image:
+            pixels = _fitted(image, size, channels, fit).tobytes()
+        file.seek(0)
+        digest = hashlib.sha256()
+        while block := file.read(READ_AT_ONCE):
+            digest.update(block)
+    return Read(digest.digest()[:DIGEST_BYTES], pixels)
+
+
+def read_image(item: Item, size: int, channels: int, fit: str) -> Pixels:
+    """The pixels alone."""
+    import numpy as np
+
+    return np.frombuffer(read_file(item, size, channels, fit).pixels, np.uint8).reshape(size, size, channels)
 
 
 @contextmanager
-def open_image(item: Item) -> Iterator[Image.Image]:
+def open_file(item: Item) -> Iterator[BinaryIO]:
+    """The bytes of an image file, or of a zip's entry."""
+    if not item.path.lower().endswith(".zip"):
+        if stat.S_ISFIFO(os.stat(item.path).st_mode):  # would wait for a writer
+            raise ValueError("a pipe, not a file")
+        with open(item.path, "rb") as file:
+            yield file
+        return
+    archive = open_zip(item.path)
+    if (size := archive.getinfo(item.member).file_size) > MOST_BYTES:  # a few kilobytes may say so, and mean it
+        raise ValueError(f"{size} bytes when unpacked, more than the {MOST_BYTES} that are taken")
+    yield BytesIO(archive.read(item.member))
+
+
+@contextmanager
+def open_image(file: BinaryIO) -> Iterator[Image.Image]:
     """The image, not yet decoded. A decompression bomb is an error from Pillow's first limit on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of oddities beside the pixels, such as a broken EXIF
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        if not item.path.lower().endswith(".zip"):
-            if stat.S_ISFIFO(os.stat(item.path).st_mode):  # would wait for a writer
-                raise ValueError("a pipe, not a file")
-            file: str | BytesIO = item.path
-        else:
-            archive = open_zip(item.path)
-            if (size := archive.getinfo(item.member).file_size) > MOST_BYTES:  # a few kilobytes may say so, and mean it
-                raise ValueError(f"{size} bytes when unpacked, more than the {MOST_BYTES} that are taken")
-            file = BytesIO(archive.read(item.member))
         with Image.open(file, formats=FORMATS) as image:
             yield image
 
@@ -70,6 +114,13 @@ def open_zip(path: str) -> zipfile.ZipFile:
 
 
 def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> Pixels:
+    """`_fitted` as an array."""
+    import numpy as np
+
+    return np.frombuffer(_fitted(image, size, channels, fit).tobytes(), np.uint8).reshape(size, size, channels)
+
+
+def _fitted(image: Image.Image, size: int, channels: int, fit: str) -> Image.Image:
     """Bring an image to [size, size, channels] as in training.
 
     Turned as its EXIF says. Transparency is kept with 4 channels, else shown on white. Grey of 16 bits is scaled
@@ -95,11 +146,13 @@ def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> Pixels:
         canvas = Image.new(image.mode, (size, size))
         canvas.paste(image, ((size - target[0]) // 2, (size - target[1]) // 2))
         image = canvas
-    return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, channels)
+    return image
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
+        import numpy as np
+
         values = np.asarray(image).astype(np.float64)
         top = 1.0 if image.mode == "F" else 65535.0
         if not (values.min() >= 0 and values.max() <= top):
