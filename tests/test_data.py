@@ -22,6 +22,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import SETTINGS, call, write_images
 
 from wgan_cli import DataError, UsageError, WganError
 from wgan_cli.config import TrainConfig
@@ -59,8 +60,8 @@ def prepare(
     return cache.prepare(source, config(size, channels, **settings), skip_bad, Console(talk or StringIO()))
 
 
-def probe(path: str | Path) -> dict[str, int]:
-    return cache.probe(open_source(str(path), BytesIO()), Console(StringIO()))
+def probe(path: str | Path, talk: StringIO | None = None) -> dict[str, int]:
+    return cache.probe(open_source(str(path), BytesIO()), Console(talk or StringIO()))
 
 
 def grey(path: str | Path, value: int, size: int = 4) -> str:
@@ -584,9 +585,87 @@ def test_the_size_follows_from_the_median_of_the_shorter_sides(tmp_path: Path, s
 )
 def test_the_channels_are_those_of_most_images(tmp_path: Path, modes: str, channels: int) -> None:
     for number, mode in enumerate(modes.split()):
-        Image.new(mode, (4, 4)).save(tmp_path / f"{number}.png")
+        colour = {"RGB": (9, 0, 0), "RGBA": (9, 0, 0, 100), "LA": (9, 100), "P": 1}.get(mode, 0)
+        image = Image.new(mode, (4, 4), colour)
+        if mode == "P":
+            image.putpalette([0, 0, 0, 9, 0, 0])
+        image.save(tmp_path / f"{number}.png")
     (tmp_path / "bad.png").write_bytes(b"")
     assert probe(tmp_path)["channels"] == channels
+
+
+@pytest.mark.parametrize(
+    ("pixels", "channels", "said"),
+    [
+        ([(9, 0, 0, 255)] * 3, 3, "alpha is opaque throughout"),
+        ([(9, 0, 0, 255), (9, 0, 0, 254), (9, 0, 0, 0)], 4, ""),  # in most of them
+        ([(9, 9, 9, 255)] * 3, 1, "grey in every pixel"),
+        ([(9, 9, 9)] * 3, 1, "grey in every pixel"),
+        ([(9, 9, 9), (9, 9, 9), (9, 9, 8)], 3, ""),
+        ([(9, 255)] * 3, 1, "alpha is opaque throughout"),
+    ],
+)
+def test_channels_are_what_the_pixels_need(
+    pixels: list[tuple[int, ...]], channels: int, said: str, tmp_path: Path
+) -> None:
+    """One pixel that is not opaque needs alpha, one of colour needs three channels."""
+    for number, pixel in enumerate(pixels):
+        image = Image.new({2: "LA", 3: "RGB", 4: "RGBA"}[len(pixel)], (40, 40), pixels[0])
+        image.paste(pixel, (20, 30, 21, 31))
+        image.save(tmp_path / f"{number}.png")
+    for _ in range(2):  # from the files, and from the cache
+        talk = StringIO()
+        assert probe(tmp_path, talk)["channels"] == channels
+        assert said in talk.getvalue() and bool(said) == bool(talk.getvalue())
+
+
+def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    grey(tmp_path / "0.png", 3)
+    for name in ("a.zip", "b.NPY", "deep/c.npy", "noext", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    prepare(tmp_path, 4, 1, talk=(talk := StringIO()))
+    assert "left out 4 files of other kinds: 2 .npy, 1 " in talk.getvalue()
+
+
+def test_grids_that_wgan_drew_are_no_data_and_single_samples_are(tmp_path: Path, checkpoint: Path) -> None:
+    """A grid from the tool's own `Next:` line, with --data . as the training data."""
+    place = write_images(tmp_path / "imgs", 12)
+    assert call("sample", checkpoint, "-n", "3", "-o", f"{place}/").code == 0
+    first = call("train", "--data", place, *SETTINGS, "--size", "16", "--channels", "3", "-o", place / "run")
+    assert first.code == 0 and "15 samples" in first.err
+    for out in (place / "grid.png", place / "walk.png"):
+        assert call("sample", checkpoint, "-n", "4", "-o", out).code == 0
+    again = call(
+        "train", "--data", place, *SETTINGS, "--steps", "5", "--size", "16", "--channels", "3", "-o", place / "run"
+    )
+    assert again.code == 0 and f"left out 2 that wgan drew as grids of samples, such as {place}/grid.png" in again.err
+    assert call("critic-score", checkpoint, place / "grid.png").code == 0  # who names one gets its score
+
+
+@pytest.mark.parametrize(
+    ("data", "out", "what"),
+    [
+        ("imgs", "imgs", "is"),
+        ("imgs", ".", "holds"),
+        ("imgs/", "imgs/../imgs", "is"),
+        ("imgs", "link", "is"),
+        ("-", "imgs", "is"),
+    ],
+)
+@pytest.mark.parametrize("flag", [(), ("--force",), ("--dry-run",)])
+def test_a_run_folder_that_is_or_holds_the_images_is_refused(
+    data: str, out: str, what: str, flag: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(Path("imgs"))
+    Path("link").symlink_to("imgs")
+    before = sorted(tmp_path.rglob("*"))
+    names = "".join(f"{path}\n" for path in sorted(Path("imgs").iterdir())).encode()
+    done = call("train", "--data", data, *SETTINGS, "-o", out, *flag, stdin=names)
+    assert done.code == 2 and f"-o {out} {what} the folder of the images" in done.err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert call("train", "--data", "imgs", *SETTINGS, "-o", "imgs/run", "-q").code == 0  # inside is no harm
 
 
 # ---- Cache

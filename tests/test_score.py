@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import struct
 import subprocess
 import types
 import zipfile
@@ -267,3 +268,24 @@ def test_no_bar_runs_into_records_on_a_terminal(
     done = call("critic-score", known, *paths, terminal=terminal)
     assert done.code == 0 and len(done.out.splitlines()) == 3
     assert done.err.count("scoring") == (0 if terminal else 1)
+
+
+def test_arrays_are_scored_as_train_takes_them(checkpoint: Path, tmp_path: Path) -> None:
+    """Beside images, in order; a broken one is named and the rest is scored."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    np.save(tmp_path / "a.npy", pixels)
+    np.savez(tmp_path / "b.npz", images=pixels[1:])
+    (tmp_path / "digits-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">3I", 1, 16, 16) + bytes(256))
+    (tmp_path / "bad.npy").write_bytes(b"nothing")
+    images = [tmp_path / f"{number}.png" for number in range(3)]
+    arrays = [tmp_path / name for name in ("a.npy", "bad.npy", "b.npz", "digits-idx3-ubyte")]
+    done = call("critic-score", checkpoint, *images, *arrays)
+    assert done.code == 3 and "bad.npy: " in done.err and "1 of 10 images could not be read" in done.err
+    lines = [line.split("\t") for line in done.out.decode().splitlines()]
+    assert [Path(name).relative_to(tmp_path).as_posix() for _, name in lines] == [
+        "0.png", "1.png", "2.png", "a.npy/0", "a.npy/1", "a.npy/2", "b.npz/0", "b.npz/1", "digits-idx3-ubyte/0",
+    ]  # fmt: skip
+    scores = [float(score) for score, _ in lines]
+    assert scores[3:6] == pytest.approx(scores[:3], abs=1e-5) and scores[6:8] == pytest.approx(scores[1:3], abs=1e-5)

@@ -26,7 +26,7 @@ from .config import TrainConfig
 from .console import Console
 from .data.arrays import image_shape, open_array
 from .data.dataset import Dataset, unit
-from .data.decode import native_channels, open_image
+from .data.decode import native_channels, open_file, open_image
 from .data.source import Source
 from .metrics import (
     DIRECTIONS,
@@ -156,7 +156,11 @@ def native_shape(source: Source) -> tuple[int, ...]:
             height, width, channels = image_shape(shape)
             return channels, height, width
     for item in source.items:
-        with suppress(Exception), open_image(item) as image:  # decoders raise nearly everything on broken input
+        with (
+            suppress(Exception),
+            open_file(item) as file,
+            open_image(file) as image,
+        ):  # decoders raise nearly everything on broken input
             return native_channels(image), image.height, image.width
     return ()
 

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
 from . import UsageError
 from .data.dataset import to_pixels
+from .data.decode import GRID_MARK
 from .files import names_folder, replacing
 
 CHUNK = 64  # images generated at a time, always: a matrix product's last bits depend on its shape
@@ -108,13 +110,15 @@ def write_samples(
             _write_array(file, path.suffix.lower(), chunks, len(rows))
         return
     picture = grid(np.concatenate(list(chunks)), columns)
+    mark = PngInfo()
+    mark.add_text("Software", GRID_MARK)  # so that it is never taken for an image to train on
     if stdout:
         buffer = BytesIO()  # a pipe cannot seek
-        picture.save(buffer, "PNG")
+        picture.save(buffer, "PNG", pnginfo=mark)
         stdout.write(buffer.getbuffer())
         return
     with replacing(path) as file:
-        picture.save(file, "PNG")
+        picture.save(file, "PNG", pnginfo=mark)
 
 
 def to_output(samples: Tensor) -> NDArray[Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import UsageError
+from . import UsageError, WganError
 from .config import TrainConfig
+from .data.arrays import array_pixels, is_array
 from .data.dataset import to_unit
 from .data.decode import BadFile, Item, Pixels, read_file
 from .data.pool import read_images
@@ -29,18 +32,33 @@ def score_images(
     """
     if not config.size:
         raise UsageError("this checkpoint was trained on a toy set of points, so its critic cannot score images")
-    read = partial(read_file, size=config.size, channels=config.channels, fit=config.fit)
-    shape = (config.size, config.size, config.channels)
     waiting: list[tuple[str, Pixels | BadFile]] = []
-    result: Any
-    for item, result in read_images(items, read):
-        if not isinstance(result, BadFile):
-            result = np.frombuffer(result.pixels, np.uint8).reshape(shape)
-        waiting.append((item.name, result))
+    for named in _read(config, items):
+        waiting.append(named)
         if len(waiting) == BATCH:
             yield from _score(critic, waiting)
             waiting = []
     yield from _score(critic, waiting)
+
+
+def _read(config: TrainConfig, items: Sequence[Item]) -> Iterator[tuple[str, Pixels | BadFile]]:
+    """(name, pixels) of each image; those of an array are named by their number."""
+    fitted: dict[str, Any] = {"size": config.size, "channels": config.channels, "fit": config.fit}
+    shape = (config.size, config.size, config.channels)
+    result: Any
+    for arrays, part in groupby(items, lambda item: is_array(Path(item.path))):
+        if not arrays:
+            for item, result in read_images(list(part), partial(read_file, **fitted)):
+                bad = isinstance(result, BadFile)
+                yield item.name, result if bad else np.frombuffer(result.pixels, np.uint8).reshape(shape)
+            continue
+        for item in part:
+            try:
+                _, results = array_pixels(Path(item.path), **fitted)
+                for number, result in enumerate(results):
+                    yield f"{item.path}/{number}", result
+            except WganError as error:
+                yield item.path, BadFile(item.path, str(error).removeprefix(f"{item.path}: "))
 
 
 def _score(

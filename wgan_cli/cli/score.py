@@ -53,9 +53,9 @@ def critic_score(
 
     Score images by the critic, the higher the more real: a line `SCORE<TAB>PATH` each, in order.
 
-    PATHS are images, folders, zips, or `-` for a list on stdin; with -0 paths end with NUL, read and
-    written. Without it, control characters in a path are escaped. A file that cannot be read is named on
-    stderr, the rest is scored, and the exit code is 3.
+    PATHS are images, folders, zips, arrays (.npy, .npz, idx), or `-` for a list on stdin; with -0 paths
+    end with NUL, read and written. Without it, control characters in a path are escaped. A file that
+    cannot be read is named on stderr, the rest is scored, and the exit code is 3.
     """
     console = Console(quiet=quiet, verbose=verbose)
     if not paths:
@@ -81,7 +81,8 @@ def critic_score(
         scores.append(float(result))
         stdout.write(_score_record(name, str(result), null, as_json))
         if not stdout.isatty():  # where a bar would run into the records
-            console.progress("scoring", len(scores) + bad, len(items))
+            done = len(scores) + bad
+            console.progress("scoring", done, max(len(items), done))  # an array holds many images
     if summary and scores:
         generator, _ = load_generator(checkpoint, where)
         _print_summary(scores, mean_on_samples(critic, generator, config, len(scores), seed), as_json, console, stdout)
@@ -89,7 +90,7 @@ def critic_score(
     if not items:
         raise DataError("no images to score; looked for image files, folders and zips")
     if bad:
-        raise DataError(f"{bad} of {len(items)} files could not be read; the other {len(scores)} are scored")
+        raise DataError(f"{bad} of {len(scores) + bad} images could not be read; the other {len(scores)} are scored")
 
 
 def _score_record(name: str, score: str, null: bool, as_json: bool) -> bytes:

@@ -142,12 +142,13 @@ def train(
     check_writable(out / "ckpt.pt", "-o")
 
     from ..data.cache import prepare, probe
-    from ..data.source import open_source
+    from ..data.source import check_apart, open_source
     from ..device import keep_freed_memory, native_precision, pick_device
 
     keep_freed_memory()
     where = pick_device(device)
     source = open_source(data, sys.stdin.buffer, null)
+    check_apart(source, out)
     facts = {} if source.items and {"size", "channels"} <= given.keys() else probe(source, console)
     config, origins = resolve(given, facts, preset, native_precision(where))
 

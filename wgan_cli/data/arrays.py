@@ -19,6 +19,11 @@ from .. import DataError, UsageError, WganError
 from .decode import MOST_BYTES, BadFile, Pixels, fit_image
 
 
+def is_array(path: Path) -> bool:
+    """Whether a file is one of these forms, by its suffix or its first bytes."""
+    return path.suffix.lower() in (".npy", ".npz") or (path.is_file() and is_idx(path))
+
+
 def is_idx(path: Path) -> bool:
     """MNIST's format, gzipped or not: two zero bytes, a type, the number of dimensions."""
     try:

@@ -23,7 +23,7 @@ from ..console import Console, printable
 from ..files import replacing, sweep
 from .arrays import array_pixels, image_shape, open_array
 from .dataset import Dataset
-from .decode import BadFile, Pixels, Read, look, read_file
+from .decode import GRID, BadFile, Look, Pixels, Read, is_grey, look, read_file
 from .pool import read_images
 from .source import Source, digest
 from .toys import toy_points
@@ -39,30 +39,39 @@ def probe(source: Source, console: Console) -> dict[str, int]:
         with open_array(source.array) as (_, _, shape):
             height, width, channels = image_shape(shape)
             return {"size": auto_size(min(height, width)), "channels": channels}
-    note = cache_folder() / f"{source.key}.probe.json"
-    if (facts := _note(note)) and {"size", "channels"} <= facts.keys():
-        return facts
-    with _caching(), replacing(note) as file:  # a cache that cannot be written is found before the images are read
-        facts, lasts = _look_at_images(source, console)
-        file.write(json.dumps(facts if lasts else {}).encode())
+    note = cache_folder() / f"{source.key}.look.json"
+    facts = _note(note)
+    if not (facts and {"size", "channels", "said"} <= facts.keys()):
+        with _caching(), replacing(note) as file:  # a cache that cannot be written is found before images are read
+            facts, lasts = _look_at_images(source, console)
+            file.write(json.dumps(facts if lasts else {}).encode())
+    if said := facts.pop("said"):
+        console.notice(said)
     return facts
 
 
-def _look_at_images(source: Source, console: Console) -> tuple[dict[str, int], bool]:
-    seen: list[tuple[int, int]] = []
+def _look_at_images(source: Source, console: Console) -> tuple[dict[str, Any], bool]:
+    """The facts of `probe`, with what there is to say of them, and whether they last."""
+    seen: list[Look] = []
     bad = []
     for done, (_, result) in enumerate(read_images(source.items, look), 1):
-        if isinstance(result, BadFile):
-            bad.append(result)
-        else:
+        if not isinstance(result, BadFile):
             seen.append(result)
+        elif result.reason != GRID:
+            bad.append(result)
         console.progress("looking at images", done, len(source.items))
     if not seen:
         _show_bad(bad, console.error, console.row, console.verbose)
         raise DataError(f"{source.told}: none of its {len(source.items)} files can be read")
-    channels = Counter(channels for _, channels in seen).most_common(1)[0][0]
-    facts = {"size": auto_size(statistics.median(side for side, _ in seen)), "channels": channels}
-    return facts, all(entry.lasts for entry in bad)
+    channels = Counter(s.channels for s in seen).most_common(1)[0][0]
+    stored = Counter(s.stored for s in seen).most_common(1)[0][0]
+    said = "the images' alpha is opaque throughout, so it is left out: --channels 4 keeps it" if stored == 4 else ""
+    good = [item for item in source.items if item.name not in {entry.name for entry in bad}]
+    # The first image of a coloured set tells; only a grey one is read to its end.
+    if channels == 3 and all(grey is True for _, grey in read_images(good, is_grey)):
+        channels, said = 1, "the images are grey in every pixel, so one channel is taken: --channels 3 takes three"
+    facts = {"size": auto_size(statistics.median(s.side for s in seen)), "channels": channels}
+    return {**facts, "said": said if channels < stored else ""}, all(entry.lasts for entry in bad)
 
 
 def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Console) -> Dataset:
@@ -87,6 +96,12 @@ def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Consol
         with _caching():
             facts = _decode(source, config, rows, note, console)
     bad = [BadFile(*entry) for entry in facts["bad"]]
+    grids, bad = [entry for entry in bad if entry.reason == GRID], [entry for entry in bad if entry.reason != GRID]
+    if grids:
+        console.notice(f"left out {len(grids)} that wgan drew as grids of samples, such as {grids[0].name}")
+    if source.others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(source.others).most_common(5))
+        console.notice(f"left out {sum(source.others.values())} files of other kinds: {kinds}")
     if bad and not skip_bad:
         _show_bad(bad, console.error, console.row, console.verbose)
         raise DataError(
@@ -125,7 +140,7 @@ def _decode(source: Source, config: TrainConfig, rows: Path, note: Path, console
         total, results = array_pixels(source.array, size, channels, fit)
     else:
         total = len(source.items)
-        read = partial(read_file, size=size, channels=channels, fit=fit)
+        read = partial(read_file, size=size, channels=channels, fit=fit, grids=False)
         results = (result for _, result in read_images(source.items, read))
     with replacing(rows) as file:
         for done, result in enumerate(results, 1):

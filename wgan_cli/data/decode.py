@@ -16,7 +16,7 @@ from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # no other decoder is reached, whatever a file claims to be
 DIGEST_BYTES = 8  # by which the content of two files is told apart
 READ_AT_ONCE = 4 << 20  # bytes of a file
+GRID_MARK = "wgan grid"  # as the software that wrote a PNG; a single sample has no such mark
 MOST_BYTES = 256 << 20  # of one image file in a zip
 
 Pixels: TypeAlias = "NDArray[np.uint8]"  # [H, W, C]
@@ -54,20 +55,52 @@ class Read(NamedTuple):
     pixels: bytes  # [size, size, channels]
 
 
-def look(item: Item) -> tuple[int, int]:
-    """(the shorter side in pixels, the channels) of an image."""
+class Look(NamedTuple):
+    """What an image is, before it is brought to a size."""
+
+    side: int  # the shorter one, in pixels
+    channels: int  # that its pixels need, but for colour: grey in three channels counts as 3
+    stored: int  # channels in the file
+
+
+def look(item: Item) -> Look:
+    """Without decoding the pixels, unless there is an alpha channel: one that is opaque throughout is not needed."""
     with open_file(item) as file, open_image(file) as image:
-        return min(image.size), native_channels(image)
+        _check_no_grid(image)
+        stored = native_channels(image)
+        if stored < 4 or image.convert("RGBA").getchannel("A").point(lambda a: a < 255).getbbox():
+            return Look(min(image.size), stored, stored)
+        return Look(min(image.size), 1 if image.mode in ("LA", "La") else 3, stored)
 
 
-def read_file(item: Item, size: int, channels: int, fit: str) -> Read:
-    """Decode one image and bring it to [size, size, channels]. Raises whatever its decoder does."""
+def is_grey(item: Item) -> bool:
+    """Whether every pixel is grey, whatever the file's mode: shown on white where it is transparent."""
+    with open_file(item) as file, open_image(file) as image:
+        red, green, blue = _to_mode(image, "RGB").split()
+        return all(ImageChops.difference(red, other).getbbox() is None for other in (green, blue))
+
+
+GRID = "a grid of samples that wgan drew"
+
+
+def _check_no_grid(image: Image.Image) -> None:
+    if image.info.get("Software") == GRID_MARK:
+        raise ValueError(GRID)
+
+
+def read_file(item: Item, size: int, channels: int, fit: str, grids: bool = True) -> Read:
+    """Decode one image and bring it to [size, size, channels]. Raises whatever its decoder does.
+
+    grids: whether a grid of samples passes for an image.
+    """
     with open_file(item) as file:
         size_of_file = file.seek(0, os.SEEK_END)
         file.seek(0)
         if size_of_file <= READ_AT_ONCE:
             file = BytesIO(file.read())
         with open_image(file) as image:
+            if not grids:
+                _check_no_grid(image)
             pixels = _fitted(image, size, channels, fit).tobytes()
         file.seek(0)
         digest = hashlib.sha256()

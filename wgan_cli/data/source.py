@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .. import DataError, UsageError
-from .arrays import is_idx
+from .arrays import is_array
 from .decode import Item, open_zip
 from .toys import TOYS
 
@@ -28,6 +29,7 @@ class Source:
     array: Path | None = None
     key: str = ""
     flag: str = "--data"
+    others: Mapping[str, int] = field(default_factory=dict)  # files of other kinds beside the images, by their suffix
 
     @property
     def told(self) -> str:
@@ -52,17 +54,20 @@ def open_source(data: str, listed: BinaryIO, null: bool = False, flag: str = "--
     if data != "-" and not path.exists():
         raise UsageError(f"{flag} {data}: no such file or folder")
     is_file = data != "-" and path.is_file()  # a file may well be called `-`
-    if is_file and (path.suffix.lower() in (".npy", ".npz") or is_idx(path)):
+    if is_file and is_array(path):
         return Source(data, array=path, key=digest([_stamp(path)]), flag=flag)
     if is_file and path.suffix.lower() not in (".zip", *IMAGE_SUFFIXES):
         hint = f"; a list of paths goes in as {flag} - < {data}" if path.suffix.lower() in (".txt", ".lst", "") else ""
         raise DataError(f"{flag} {data}: not a folder, a .zip, an .npy or .npz array, an idx file or an image{hint}")
-    items = find_images(read_paths(listed, null) if data == "-" else [data])
+    others: Counter[str] = Counter()
+    items = find_images(read_paths(listed, null) if data == "-" else [data], others)
     if not items:
         where = "standard input" if data == "-" else data
         raise DataError(f"{flag} {where}: no images there; looked for {' '.join(IMAGE_SUFFIXES)}")
     stamps = lru_cache(maxsize=1)(_stamp)  # a zip's entries stand together
-    return Source(data, items=items, key=digest([stamps(item.path), item.member] for item in items), flag=flag)
+    return Source(
+        data, items=items, key=digest([stamps(item.path), item.member] for item in items), flag=flag, others=others
+    )
 
 
 def read_paths(listed: BinaryIO, null: bool) -> list[str]:
@@ -75,12 +80,16 @@ def read_paths(listed: BinaryIO, null: bool) -> list[str]:
     return [os.fsdecode(entry) for entry in content.split(b"\0" if null else b"\n") if entry]
 
 
-def find_images(paths: Iterable[str]) -> list[Item]:
-    """The images that `paths` name: files as they are, folders (any depth) and zips opened up, in order of name."""
+def find_images(paths: Iterable[str], others: Counter[str] | None = None) -> list[Item]:
+    """The images that `paths` name: files as they are, folders (any depth) and zips opened up, in order of name.
+
+    others: counts the files of other kinds in folders.
+    """
+    others = Counter() if others is None else others
     items: list[Item] = []
     for path in paths:
         if os.path.isdir(path):
-            items += [Item(found) for found in _walk(path)]
+            items += [Item(found) for found in _walk(path, others)]
         elif path.lower().endswith(".zip"):
             items += _zip_items(path)
         else:
@@ -88,7 +97,7 @@ def find_images(paths: Iterable[str]) -> list[Item]:
     return items
 
 
-def _walk(top: str) -> Iterator[str]:
+def _walk(top: str, others: Counter[str]) -> Iterator[str]:
     """The images below a folder, depth first, and the folders that cannot be read; links are followed, once."""
     waiting, seen = [(top, True)], set()
     while waiting:
@@ -110,8 +119,28 @@ def _walk(top: str) -> Iterator[str]:
         for entry in entries:
             # entry.is_dir() raises for a link to itself, and asks the system nothing for all that is no link.
             folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-            if (folder or entry.name.lower().endswith(IMAGE_SUFFIXES)) and not entry.name.startswith("."):
+            if entry.name.startswith("."):
+                continue
+            if folder or entry.name.lower().endswith(IMAGE_SUFFIXES):
                 waiting.append((entry.path, folder))
+            else:
+                others[os.path.splitext(entry.name)[1].lower() or "without a suffix"] += 1
+
+
+def check_apart(source: Source, out: Path) -> None:
+    """UsageError if the run folder `out` is a folder of the images or holds one: what a run draws would be data."""
+    if source.toy or source.array:
+        return
+    run = os.path.realpath(out)
+    folders = {source.name} if os.path.isdir(source.name) else set()
+    if source.name == "-":
+        folders = {os.path.dirname(item.path) or "." for item in source.items if not item.member}
+    for folder in sorted(folders):
+        if os.path.commonpath([run, os.path.realpath(folder)]) == run:
+            what = "is" if os.path.realpath(folder) == run else "holds"
+            raise UsageError(
+                f"-o {out} {what} the folder of the images, {folder}: choose another -o, such as {out}/run"
+            )
 
 
 def _zip_items(path: str) -> list[Item]:
