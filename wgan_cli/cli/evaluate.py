@@ -65,6 +65,7 @@ def evaluate(
     """
     from ..checkpoint import load, load_generator
     from ..data.cache import prepare
+    from ..data.seen import Seen
     from ..data.source import open_source
     from ..device import pick_device
     from ..evaluate import evaluate, parts
@@ -80,8 +81,8 @@ def evaluate(
     if any(bool(source.toy) == bool(config.size) for source in sources):
         raise UsageError(f"this checkpoint draws {'images' if config.size else 'points'}; compare like with like")
     held, *others = (prepare(source, replace(config, batch=1), skip_bad, console) for source in sources)
-    fingerprint = load(checkpoint)[0]["data"]["fingerprint"]
-    held, seen = parts(held, next(iter(others), None), config, fingerprint, console)
+    run = Seen.of(load(checkpoint)[0]["data"], config)
+    held, seen = parts(held, next(iter(others), None), run, console)
     records = evaluate(generator, config, held, console, count=count, seed=seed, features=features, train=seen)
     for number, record in enumerate(records):
         if as_json:

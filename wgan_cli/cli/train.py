@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 import time
 from importlib.util import find_spec
@@ -73,6 +74,7 @@ def _variants_text() -> str:
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files too.")
 @click.option("--time-limit", metavar="TIME", callback=seconds, help="Save and exit 75 after this time, as in 30m.")
 @click.option("--force", is_flag=True, help="Start anew in a folder that holds another run.")
+@click.option("--new-data", is_flag=True, help="Go on with a run though --data has changed.")
 @click.option("--dry-run", is_flag=True, help="Show each setting and where it comes from, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON.")
 @talk_options
@@ -89,6 +91,7 @@ def train(
     tensorboard: bool,
     time_limit: float | None,
     force: bool,
+    new_data: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -135,7 +138,7 @@ def train(
     config, origins = resolve(given, facts, preset, native_precision(where))
 
     from ..run import check_folder
-    from ..train import train
+    from ..train import TIME_LIMIT_CODE, signal_reason, stop_signals, train
 
     if not force:
         check_folder(out, config)  # before the images are read, which may take long
@@ -144,9 +147,19 @@ def train(
         return
     try:
         with lock(out):
-            dataset = prepare(source, config, skip_bad, console)
+            with stop_signals() as (stopped, asked):
+
+                def should_stop() -> tuple[str, int] | None:
+                    late = time_limit is not None and time.monotonic() - began >= time_limit
+                    return (
+                        signal_reason(stopped[0]) if stopped else ("the time limit", TIME_LIMIT_CODE) if late else None
+                    )
+
+                dataset = prepare(source, config, skip_bad, console, should_stop, lambda: bool(asked and [asked.pop()]))
+            for number in stopped:  # too late for that
+                signal.raise_signal(number)
             left = None if time_limit is None else time_limit - (time.monotonic() - began)
-            click.echo(os.fsencode(train(config, dataset, out, where, console, left, force, tensorboard)))
+            click.echo(os.fsencode(train(config, dataset, out, where, console, left, force, tensorboard, new_data)))
     except OSError as error:
         error.filename = error.filename or str(out)
         raise
