@@ -37,7 +37,7 @@ def train(
     time_limit: float | None = None,  # seconds
     force: bool = False,
     tensorboard: bool = False,
-    new_data: bool = False,
+    new_data: bool = False,  # go on with other data than the run has had
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
@@ -71,7 +71,7 @@ def train(
     saved = state.step if resumes else None
     unchecked: list[tuple[int, dict[str, Tensor]]] = []  # (step, figures): to look at one waits for the device
     redraw = began + 100
-    with stop_signals() as (stopped, asked), run.records(log, state, tensorboard) as (write, sync):
+    with _stop_signals() as (stopped, asked), run.records(log, state, tensorboard) as (write, sync):
         while state.step < config.steps:
             while state.batches < config.n_critic * (state.step + 1):
                 batch = training.batch(state.batches, config.batch, config.seed, device)
@@ -81,7 +81,7 @@ def train(
                 if stopped and state.batches < config.n_critic * (state.step + 1):  # amid a step, as it may be long
                     check_weights(state, newest, saved)
                     run.save(out, state, dataset)
-                    raise _stopped(state, newest, *signal_reason(stopped[0]))
+                    raise _stopped(state, newest, *_signal_reason(stopped[0]))
             step = state.step + 1
             last = step == config.steps
             logs = last or step % config.log_every == 0
@@ -118,7 +118,7 @@ def train(
                 curve.write(out)
                 redraw += 100 * (time.monotonic() - redraw)  # a hundredth of the time goes into drawing
             if ends and not last:
-                reason = signal_reason(stopped[0]) if stopped else ("the time limit", TIME_LIMIT_CODE)
+                reason = _signal_reason(stopped[0]) if stopped else ("the time limit", TIME_LIMIT_CODE)
                 raise _stopped(state, newest, *reason)
             if asked and saves:  # it may have come since
                 asked.clear()
@@ -131,7 +131,7 @@ def train(
 
 
 @contextmanager
-def stop_signals() -> Iterator[tuple[list[int], list[int]]]:
+def _stop_signals() -> Iterator[tuple[list[int], list[int]]]:
     """Two lists to be looked at between steps: the signal that asks to stop, and those that ask to save and go on.
 
     A second signal to stop ends the process at once.
@@ -144,12 +144,7 @@ def stop_signals() -> Iterator[tuple[list[int], list[int]]]:
             os._exit(128 + number)
         stopped.append(number)
 
-    handlers = {
-        signal.SIGINT: stop,
-        signal.SIGTERM: stop,
-        signal.SIGHUP: stop,
-        signal.SIGUSR1: lambda number, frame: asked.append(number),
-    }
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: lambda number, frame: asked.append(number)}
     heeded = {n: handler for n, handler in handlers.items() if signal.getsignal(n) != signal.SIG_IGN}  # not nohup's
     before = {number: signal.signal(number, handler) for number, handler in heeded.items()}
     try:
@@ -159,7 +154,7 @@ def stop_signals() -> Iterator[tuple[list[int], list[int]]]:
             signal.signal(number, handler)
 
 
-def signal_reason(number: int) -> tuple[str, int]:
+def _signal_reason(number: int) -> tuple[str, int]:
     return signal.Signals(number).name, 128 + number
 
 

@@ -138,7 +138,7 @@ def train(
     config, origins = resolve(given, facts, preset, native_precision(where))
 
     from ..run import check_folder
-    from ..train import TIME_LIMIT_CODE, signal_reason, stop_signals, train
+    from ..train import TIME_LIMIT_CODE, _signal_reason, _stop_signals, train
 
     if not force:
         check_folder(out, config)  # before the images are read, which may take long
@@ -147,13 +147,13 @@ def train(
         return
     try:
         with lock(out):
-            with stop_signals() as (stopped, asked):
+            with _stop_signals() as (stopped, asked):
 
                 def should_stop() -> tuple[str, int] | None:
+                    if stopped:
+                        return _signal_reason(stopped[0])
                     late = time_limit is not None and time.monotonic() - began >= time_limit
-                    return (
-                        signal_reason(stopped[0]) if stopped else ("the time limit", TIME_LIMIT_CODE) if late else None
-                    )
+                    return ("the time limit", TIME_LIMIT_CODE) if late else None
 
                 dataset = prepare(source, config, skip_bad, console, should_stop, lambda: bool(asked and [asked.pop()]))
             for number in stopped:  # too late for that

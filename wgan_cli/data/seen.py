@@ -72,10 +72,10 @@ class Seen:
         if not more and not gone:
             return f"the same {self.count} images in another order, as after a change of names"
         names, new = data.names(), []
-        for name, content in zip(names, data.contents.tolist(), strict=True):
-            if more[content] > 0:
+        for row in range(len(names) - 1, -1, -1):  # of copies the last are the new ones
+            if more[content := int(data.contents[row])] > 0:
                 more[content] -= 1
-                new.append(name)
+                new.insert(0, names[row])
         told = ", ".join(new[:MOST_NAMED]) + (f" and {len(new) - MOST_NAMED} others" if len(new) > MOST_NAMED else "")
         return (
             f"of its {self.count} images {gone or 'none'} {'is' if gone == 1 else 'are'} gone, and of the "
