@@ -19,12 +19,6 @@ def number(item: Item, barrier: str = "") -> str:
     return item.path
 
 
-def counted(item: Item, log: str) -> bytes:
-    with open(log, "ab") as file:
-        file.write(b".")
-    return bytes(4096)
-
-
 def crash(item: Item, on: dict[str, int]) -> str:
     """A signal kills the process at the items that `on` names."""
     if item.path in on:

@@ -13,6 +13,7 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny import SETTINGS, call, write_images
 
-from wgan_cli import DataError, UsageError, WganError
+from wgan_cli import DataError, StoppedError, UsageError, WganError
 from wgan_cli.config import TrainConfig
 from wgan_cli.console import Console
 from wgan_cli.data import cache, dataset, decode, pool
@@ -585,7 +586,7 @@ def test_the_size_follows_from_the_median_of_the_shorter_sides(tmp_path: Path, s
 )
 def test_the_channels_are_those_of_most_images(tmp_path: Path, modes: str, channels: int) -> None:
     for number, mode in enumerate(modes.split()):
-        colour = {"RGB": (9, 0, 0), "RGBA": (9, 0, 0, 100), "LA": (9, 100), "P": 1}.get(mode, 0)
+        colour: Any = {"RGB": (9, 0, 0), "RGBA": (9, 0, 0, 100), "LA": (9, 100), "P": 1}.get(mode, 0)
         image = Image.new(mode, (4, 4), colour)
         if mode == "P":
             image.putpalette([0, 0, 0, 9, 0, 0])
@@ -758,13 +759,11 @@ def python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=environment)
 
 
-def test_a_run_killed_half_way_leaves_nothing_that_the_next_would_take(tmp_path: Path) -> None:
-    for value in range(5):
-        grey(tmp_path / f"{value}.png", value)
-    script = """
+BEGUN = """
 import os, signal, sys
 from wgan_cli.config import TrainConfig
 from wgan_cli.console import Console
+from wgan_cli.data import decoding
 from wgan_cli.data.cache import prepare
 from wgan_cli.data.source import open_source
 
@@ -773,39 +772,188 @@ class Killed(Console):
         if done == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
+decoding.FLUSH_SECONDS = float(sys.argv[2])
 config = TrainConfig(arch="mlp", size=4, channels=1, batch=1)
-prepare(open_source(sys.argv[1], sys.stdin.buffer), config, False, Killed())
+prepare(open_source(sys.argv[1], sys.stdin.buffer), config, True, Killed())
 """
-    assert python(script, str(tmp_path)).returncode == -signal.SIGKILL
-    assert any(cache.cache_folder().iterdir())  # it had begun to write
-    assert values(prepare(tmp_path, 4, 1)) == [0, 1, 2, 3, 4]
 
 
-def test_an_interrupted_run_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def cached(suffix: str) -> list[Path]:
+    return sorted(cache.cache_folder().glob(f"*{suffix}"))
+
+
+def some_images(folder: Path, count: int = 5) -> Path:
+    for value in range(count):
+        grey(folder / f"{value}.png", value)
+    (folder / "1x.png").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [("-1", 3), ("1000", 0)])
+def test_a_killed_run_leaves_what_was_flushed_and_the_next_goes_on_from_there(
+    tmp_path: Path, opened: list[Any], seconds: str, kept: int
+) -> None:
+    """Of five images and, as the third of all, one that is bad."""
+    images = some_images(tmp_path / "imgs")
+    assert python(BEGUN, str(images), seconds).returncode == -signal.SIGKILL
+    assert cached(".part") and not cached(".rows") and not cached(".json")
+    talk = StringIO()
+    found = prepare(images, 4, 1, skip_bad=True, talk=talk)
+    assert len(opened) == 6 - kept
+    assert ("going on at image 3 of 6" in talk.getvalue()) == bool(kept)
+    assert not cached(".part") and not cached(".journal")
+    whole = {path.suffix: path.read_bytes() for path in cache.cache_folder().iterdir()}
+    shutil.rmtree(cache.cache_folder())
+    again = prepare(images, 4, 1, skip_bad=True)
+    assert {path.suffix: path.read_bytes() for path in cache.cache_folder().iterdir()} == whole
+    assert values(found) == values(again) == [0, 1, 2, 3, 4]
+    assert (found.fingerprint, found.pixels) == (again.fingerprint, again.pixels)
+
+
+def stopping(images: Path, after: int, config: TrainConfig, talk: StringIO | None = None) -> Dataset:
+    """Asked to stop before the image of that number."""
+    asked = iter(range(1, 1000))
+    return cache.prepare(
+        open_source(str(images), BytesIO()),
+        config,
+        True,
+        Console(talk or StringIO()),
+        lambda: ("SIGTERM", 143) if next(asked) > after else None,
+    )
+
+
+@pytest.mark.parametrize("form", ["folder", "npy", "npz"])
+def test_decoding_stops_when_asked_and_goes_on_later(tmp_path: Path, form: str, opened: list[Any]) -> None:
+    images = some_images(tmp_path / "imgs")
+    if form != "folder":
+        images = tmp_path / f"x.{form}"
+        write: Callable[..., None] = np.save if form == "npy" else np.savez_compressed
+        write(images, noise(6, 4, 4))
+    for after in (1, 2, 1):
+        with pytest.raises(StoppedError, match=r"Stopped by SIGTERM at image \d of 6; what is decoded stays") as caught:
+            stopping(images, after, config(4, 1))
+        assert caught.value.exit_code == 143
+    found = prepare(images, 4, 1, skip_bad=True)
+    assert form != "folder" or len(opened) == 6 + 3  # one each time is read and not kept
+    shutil.rmtree(cache.cache_folder())
+    again = prepare(images, 4, 1, skip_bad=True)
+    np.testing.assert_array_equal(found.rows, again.rows)
+    assert found.contents is not None and again.contents is not None
+    np.testing.assert_array_equal(found.contents, again.contents)
+    assert (found.fingerprint, found.pixels) == (again.fingerprint, again.pixels)
+
+
+def test_an_interrupt_keeps_what_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[Any]) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    grey(tmp_path / "a.png", 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Console, "progress", interrupt)
+        prepare(tmp_path, 4, 1)
+    assert values(prepare(tmp_path, 4, 1)) == [1] and len(opened) == 1
+
+
+def test_sigusr1_brings_what_is_decoded_to_the_disk(tmp_path: Path) -> None:
+    images, asked, lines = some_images(tmp_path / "imgs"), iter([False, True, False]), []
+
+    class Watching(Console):
+        def progress(self, *_: Any) -> None:
+            lines.append(len(cached(".journal")))
+
+    source = open_source(str(images), BytesIO())
+    talk = StringIO()
+    cache.prepare(source, config(4, 1), True, Watching(talk), should_save=lambda: next(asked, False))
+    assert lines == [0, 1, 1, 1, 1, 1]
+    assert "saved at image 2 of 6" in talk.getvalue()
+
+
+DAMAGE: dict[str, Callable[[Path, Path], object]] = {
+    "rows cut": lambda part, journal: part.write_bytes(part.read_bytes()[:-1]),
+    "no rows": lambda part, journal: part.unlink(),
+    "no journal": lambda part, journal: journal.unlink(),
+    "journal of something else": lambda part, journal: journal.write_bytes(b"[1]\n"),
+    "journal cut": lambda part, journal: journal.write_bytes(journal.read_bytes()[:-2]),
+    "more rows than the journal speaks of": lambda part, journal: part.write_bytes(part.read_bytes() + bytes(99)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_damaged_is_not_gone_on_with(tmp_path: Path, damage: str) -> None:
+    images = some_images(tmp_path / "imgs")
+    with pytest.raises(StoppedError):
+        stopping(images, 4, config(4, 1))
+    DAMAGE[damage](*cached(".part"), *cached(".journal"))
+    assert values(prepare(images, 4, 1, skip_bad=True)) == [0, 1, 2, 3, 4]
+
+
+def test_a_second_process_decodes_for_itself_and_both_end_with_the_same(tmp_path: Path) -> None:
+    images = some_images(tmp_path / "imgs")
+    with pytest.raises(StoppedError):
+        stopping(images, 3, config(4, 1))
+    (part,) = cached(".part")
+    script = """
+import sys
+from wgan_cli.files import _try_lock
+with open(sys.argv[1], "r+b") as file:
+    assert _try_lock(file.fileno())
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+    other = subprocess.Popen([sys.executable, "-c", script, part], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout and other.stdout.readline() == b"locked\n"
+    before = part.read_bytes()
+    found = prepare(images, 4, 1, skip_bad=True)
+    assert values(found) == [0, 1, 2, 3, 4]
+    assert part.read_bytes() == before and not list(cache.cache_folder().glob(".*"))
+    other.communicate()
+    for path in (*cached(".json"), *cached(".rows")):
+        path.unlink()
+    again = prepare(images, 4, 1, skip_bad=True)
+    assert values(again) == values(found) and not cached(".part")
+
+
+def test_what_nobody_goes_on_with_goes_after_a_week(tmp_path: Path) -> None:
+    images = some_images(tmp_path / "imgs")
+    with pytest.raises(StoppedError):
+        stopping(images, 3, config(4, 1))
+    (part,) = cached(".part")
+    probe(images)
+    assert part.exists()
+    os.utime(part, (0, 0))
+    prepare(images, 2, 1, skip_bad=True)
+    assert not part.exists() and not cached(".journal")
+
+
+def test_an_interrupted_look_at_the_images_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     grey(tmp_path / "a.png", 1)
     monkeypatch.setattr(Console, "progress", interrupt)
-    for step in (lambda: prepare(tmp_path, 4, 1), lambda: probe(tmp_path)):
-        with pytest.raises(KeyboardInterrupt):
-            step()
+    with pytest.raises(KeyboardInterrupt):
+        probe(tmp_path)
     assert not list(cache.cache_folder().iterdir())
 
 
-def test_the_fingerprint_is_of_the_content_alone(tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_the_files_contents_alone(tmp_path: Path) -> None:
     for value in range(3):
         grey(tmp_path / f"here/{value}.png", value)
-    here = prepare(tmp_path / "here", 4, 1).fingerprint
+    here = prepare(tmp_path / "here", 4, 1)
     shutil.copytree(tmp_path / "here", tmp_path / "there/under", copy_function=shutil.copyfile)
     (tmp_path / "there/under/0.png").rename(tmp_path / "there/under/00.png")
-    assert prepare(tmp_path / "there", 4, 1).fingerprint == here
-    np.save(tmp_path / "x.npy", np.repeat(np.arange(3, dtype=np.uint8), 16).reshape(3, 4, 4))
-    assert prepare(tmp_path / "x.npy", 4, 1).fingerprint == here
-    pixels = np.ones((4, 4), np.uint8)
-    pixels[3, 3] += 1
-    Image.fromarray(pixels).save(tmp_path / "there/under/1.png")
-    assert prepare(tmp_path / "there", 4, 1).fingerprint != here
+    there = prepare(tmp_path / "there", 4, 1)
+    assert there.fingerprint == here.fingerprint
+    assert [Path(name).name for name in there.names()] == ["00.png", "1.png", "2.png"]
+    Image.open(tmp_path / "there/under/1.png").save(tmp_path / "there/under/1.png", compress_level=0)
+    again = prepare(tmp_path / "there", 4, 1)
+    assert again.fingerprint != here.fingerprint and again.pixels == here.pixels
+    assert here.contents is not None and again.contents is not None
+    assert (again.contents == here.contents).tolist() == [True, False, True]
+    assert int(here.contents[0]).to_bytes(8, "little") == sha256((tmp_path / "here/0.png").read_bytes()).digest()[:8]
+    np.save(tmp_path / "x.npy", here.rows)
+    array = prepare(tmp_path / "x.npy", 4, 1)
+    assert array.pixels == here.pixels and array.names() == [f"{tmp_path}/x.npy/{index}" for index in range(3)]
 
 
 # ---- Bad files

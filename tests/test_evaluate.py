@@ -431,11 +431,20 @@ def test_data_that_was_trained_on_is_told(images: Path, tmp_path: Path) -> None:
         "train", "--data", images, "--size", "16", "--width", "4", "--batch", "8", "--steps", "1", "-o", tmp_path
     )
     assert done.code == 0, done.err
-    other = write_images(tmp_path / "other", 16)
+    other, shared = tmp_path / "other", write_images(tmp_path / "shared", 16)
+    other.mkdir()
+    for path in shared.iterdir():
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(other / path.name)
     assert "is what it was trained on" in call("evaluate", tmp_path, "--data", images).err
     done = call("evaluate", tmp_path, "--data", other, "--train", images)
-    assert done.code == 0 and "trained on" not in done.err
+    assert done.code == 0 and "compared with the 16 in --data, of which the run knows none\n" in done.err
     assert "is not what" in call("evaluate", tmp_path, "--data", other, "--train", other).err
+    assert "all of --data was trained on" in call("evaluate", tmp_path, "--data", shared).err
+    for path in shared.iterdir():
+        path.rename(other / f"shared-{path.name}")
+    done = call("evaluate", tmp_path, "--data", other, "--json", "-n", "8")
+    assert json.loads(done.out.splitlines()[0])["data_count"] == 16
+    assert "with 16 of the 32 in --data: 0 were held out of the run, 16 were trained on and are left out" in done.err
 
 
 def test_of_the_data_that_it_was_trained_on_only_the_held_out_part_is_taken(images: Path, tmp_path: Path) -> None:

@@ -6,8 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import reads
@@ -40,11 +44,24 @@ def test_images_come_in_order_though_processes_finish_in_another(tmp_path: Path)
     assert number == 999
 
 
-def test_only_a_few_hundred_results_wait(tmp_path: Path) -> None:
-    results = read_images(numbers(10_000), partial(reads.counted, log=str(tmp_path / "begun")))
+def test_a_few_chunks_for_each_process_are_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[int] = []
+
+    @contextmanager
+    def processes(count: int) -> Iterator[Callable[..., Future[list[str]]]]:
+        def submit(each: Callable[..., list[str]], attempt: Any, items: list[Item]) -> Future[list[str]]:
+            future: Future[list[str]] = Future()
+            future.set_result([item.path for item in items])
+            submitted.append(len(items))
+            return future
+
+        yield submit
+
+    monkeypatch.setattr(pool, "_processes", processes)
+    results = read_images(numbers(10_000), reads.number)
     next(results)
-    results.close()  # type: ignore[attr-defined]
-    assert 0 < (tmp_path / "begun").stat().st_size < 500
+    assert submitted == 4 * [pool.CHUNK]
+    assert len(list(results)) == 9_999 and sum(submitted) == 10_000
 
 
 def test_a_crash_is_a_bad_file_with_its_name_and_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,27 +96,50 @@ from wgan_cli.data import pool
 from wgan_cli.data.decode import Item
 print("begun", flush=True)
 pool.METHOD, pool.workers = sys.argv[2], lambda: 2
-try:
-    for _ in pool.read_images([Item(str(n)) for n in range(200)], partial(reads.stuck, fifo=sys.argv[3])):
-        pass
-except KeyboardInterrupt:
-    print("interrupted")
+def read(count, function):
+    for _, result in pool.read_images([Item(str(n)) for n in range(count)], function):
+        yield result
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_processes_end_with_the_one_that_started_them(tmp_path: Path, number: signal.Signals) -> None:
-    script, fifo = tmp_path / "script.py", tmp_path / "fifo"
-    script.write_text(SCRIPT)  # a file, which multiprocessing would run again in each process
-    os.mkfifo(fifo)
-    words = [sys.executable, str(script), str(Path(__file__).parent), pool.METHOD, str(fifo)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    with open(fifo, "w"):  # waits for a process that is at it, and keeps it there
-        os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
+def begin(tmp_path: Path, script: str) -> subprocess.Popen[str]:
+    """A program of a file of its own, which multiprocessing would run again in each process, and its FIFO."""
+    (tmp_path / "script.py").write_text(SCRIPT + script)
+    os.mkfifo(tmp_path / "fifo")
+    here = Path(__file__).parent
+    words = [sys.executable, str(tmp_path / "script.py"), str(here), pool.METHOD, str(tmp_path / "fifo")]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+STUCK = """
+try:
+    list(read(200, partial(reads.stuck, fifo=sys.argv[3])))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+IDLE = """
+results = read(96, reads.number)  # three chunks, all of them ahead
+for _ in range(90):
+    next(results)
+open(sys.argv[3]).read()
+"""
+
+
+def test_an_interrupt_ends_all_processes_at_once(tmp_path: Path) -> None:
+    process = begin(tmp_path, STUCK)
+    with open(tmp_path / "fifo", "w"):  # waits for a process that is at it, and keeps it there
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60) == ("begun\ninterrupted\n", "")
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("script", [STUCK, IDLE], ids=["reading", "idle"])
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path, script: str) -> None:
+    process = begin(tmp_path, script)
+    with open(tmp_path / "fifo", "w"):
+        process.kill()
         out, err = process.communicate(timeout=60)  # which is when nobody has these streams any more
-    assert out == ("begun\ninterrupted\n" if number == signal.SIGINT else "begun\n")
-    assert err == "" or (number == signal.SIGKILL and "Traceback" not in err)  # Python itself tidies up, and says so
-    assert process.returncode == (0 if number == signal.SIGINT else -number)
+    assert out == "begun\n" and "Traceback" not in err  # Python itself tidies up, and says so
 
 
 @pytest.mark.parametrize("command", ["train", "critic-score"])

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from . import DataError, UsageError, __version__, reason
 from .config import TrainConfig
+from .data.seen import wrong_in
 from .files import replacing
 from .networks import build_critic, build_generator, parameter_count
 
-FORMAT = 1  # raised when an older version could not read a new file
+FORMAT = 2  # raised when an older version could not read a new file; those of format 1 are read too
 KEYS: dict[str, type | tuple[type, ...]] = {
     "format": int,
     "config": dict,  # TrainConfig.as_dict()
@@ -33,7 +34,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "optimizer_generator": dict,
     "optimizer_critic": dict,
     "rng": dict,  # device type, and the generator's state
-    "data": dict,  # fingerprint, count of images, batches taken
+    "data": dict,  # as `seen.block` makes it
     "versions": dict,
 }
 
@@ -46,6 +47,7 @@ PARTS: dict[str, dict[str, type]] = {
     "rng": {"device": str, "state": Tensor},
     "data": {"fingerprint": str, "count": int, "batches": int},
 }
+SINCE_2 = {"pixels": str, "contents": Tensor, "held": Tensor, "split": str, "gone": Tensor, "changes": list}
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -99,14 +101,15 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
         raise DataError(f"{name}: damaged ({reason(error)}); take an older copy or train again") from None
     if not isinstance(content, dict) or not isinstance(form := content.get("format"), int):
         raise DataError(f"{name}: not a checkpoint of wgan; those of other tools cannot be read")
-    if form != FORMAT:
+    if form not in (1, FORMAT):
         raise DataError(
-            f"{name}: of format {form if 0 <= form < 1000 else 'unknown'}; wgan {__version__} reads format {FORMAT}"
+            f"{name}: of format {form if 0 <= form < 1000 else 'unknown'}; "
+            f"wgan {__version__} reads formats 1 and {FORMAT}"
         )
     wrong = [key for key, kind in KEYS.items() if not isinstance(content.get(key, ...), kind)]
     wrong += [
         f"{key}.{part}"
-        for key, parts in PARTS.items()
+        for key, parts in {**PARTS, "data": PARTS["data"] | (SINCE_2 if form > 1 else {})}.items()
         for part, kind in parts.items()
         if key not in wrong and not isinstance(content[key].get(part), kind)
     ]
@@ -114,6 +117,8 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
     if wrong or not all(0 <= count < 2**63 for count in counts):
         wrong = wrong or ["step or data, which count below 0 or beyond 2^63"]
         raise DataError(f"{name}: damaged, nothing usable under {', '.join(wrong)}")
+    if form > 1 and (wrong := wrong_in(content["data"])):
+        raise DataError(f"{name}: damaged, data that do not go together: {', '.join(wrong)}")
     try:
         return content, TrainConfig.from_dict(content["config"])
     except (UsageError, TypeError) as error:
@@ -172,7 +177,8 @@ def describe(path: Path) -> dict[str, Any]:
         "sample_shape": config.shape,
         "generator_parameters": parameter_count(restore(build_generator, config, content["generator"], path)),
         "critic_parameters": parameter_count(restore(build_critic, config, content["critic"], path)),
-        **{f"data_{name}": value for name, value in content["data"].items()},
+        **{f"data_{name}": value for name, value in content["data"].items() if isinstance(value, (str, int))},
+        "data_changes": len(content["data"].get("changes", ())),
         **{f"written_by_{name}": value for name, value in content["versions"].items()},
         **config.as_dict(),
     }

@@ -27,6 +27,7 @@ from .console import Console
 from .data.arrays import image_shape, open_array
 from .data.dataset import Dataset, unit
 from .data.decode import native_channels, open_file, open_image
+from .data.seen import Seen
 from .data.source import Source
 from .metrics import (
     DIRECTIONS,
@@ -127,25 +128,38 @@ def evaluate(
         yield from _compare({"train_distance": "as data", "train_nearer": "near 0.5"}, method, nearness, near, protocol)
 
 
-def parts(
-    data: Dataset, train: Dataset | None, config: TrainConfig, fingerprint: str, console: Console
-) -> tuple[Dataset, Dataset | None]:
-    """What to compare with, and what was trained on: of the data of the run, its held-out part and the rest.
+def parts(data: Dataset, train: Dataset | None, seen: Seen, console: Console) -> tuple[Dataset, Dataset | None]:
+    """What to compare with, and what was trained on.
 
-    fingerprint: of the data of the run. What is not of the run, or has no part held out, is taken whole.
+    seen: what the checkpoint tells of the data of its run. No sample that was trained on is compared with, unless
+    there is no other. Every case is told.
     """
-    if data.fingerprint == fingerprint:
-        _, heldout = data.split(config.holdout, config.batch, config.seed)
-        data = heldout or data
+    trained, held = seen.sides(data)
+    whole = seen.is_of(data)
+    if whole and not held.any():
+        console.notice("--data is what it was trained on: copies of it would pass for perfect; hold images out")
+    elif trained.all():
+        console.notice("all of --data was trained on: copies of it would pass for perfect; take other images")
+    elif whole:
+        console.notice(f"--data is what it was trained on: compared with the {held.sum()} of it that were held out")
+        data = data.part(held)
+    elif trained.any() or held.any():
         console.notice(
-            f"--data is what it was trained on: compared with the {len(data)} of it that were held out"
-            if heldout
-            else "--data is what it was trained on: copies of it would pass for perfect; hold images out"
+            f"compared with {(~trained).sum()} of the {len(data)} in --data: {held.sum()} were held out of the run, "
+            f"{trained.sum()} were trained on and are left out"
         )
-    if train and train.fingerprint == fingerprint:
-        train, _ = train.split(config.holdout, config.batch, config.seed)
-    elif train:
-        console.notice("--train is not what this checkpoint was trained on")
+        data = data.part(~trained) if trained.any() else data
+    elif seen.contents is None:
+        console.notice("--data is not what it was trained on, or not as a whole: this checkpoint does not tell images")
+    else:
+        console.notice(f"compared with the {len(data)} in --data, of which the run knows none")
+    if train is not None:
+        trained, _ = seen.sides(train)
+        if not trained.any():
+            console.notice("--train is not what this checkpoint was trained on")
+        elif not trained.all():
+            train = train.part(trained)
+            console.notice(f"of --train the {len(train)} that it was trained on")
     return data, train
 
 

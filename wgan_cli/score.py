@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from . import UsageError, WganError
 from .config import TrainConfig
-from .data.arrays import array_pixels, is_array
+from .data.arrays import is_array, read_array
 from .data.dataset import to_unit
-from .data.decode import BadFile, Item, Pixels, read_file
+from .data.decode import BadFile, Item, Pixels, Read, read_file
 from .data.pool import read_images
 from .sample import generate, latents
 
@@ -43,22 +43,27 @@ def score_images(
 
 def _read(config: TrainConfig, items: Sequence[Item]) -> Iterator[tuple[str, Pixels | BadFile]]:
     """(name, pixels) of each image; those of an array are named by their number."""
-    fitted: dict[str, Any] = {"size": config.size, "channels": config.channels, "fit": config.fit}
     shape = (config.size, config.size, config.channels)
     result: Any
     for arrays, part in groupby(items, lambda item: is_array(Path(item.path))):
-        if not arrays:
-            for item, result in read_images(list(part), partial(read_file, **fitted)):
-                bad = isinstance(result, BadFile)
-                yield item.name, result if bad else np.frombuffer(result.pixels, np.uint8).reshape(shape)
-            continue
-        for item in part:
-            try:
-                _, results = array_pixels(Path(item.path), **fitted)
-                for number, result in enumerate(results):
-                    yield f"{item.path}/{number}", result
-            except WganError as error:
-                yield item.path, BadFile(item.path, str(error).removeprefix(f"{item.path}: "))
+        for name, result in _array_results(part, config) if arrays else _image_results(part, config):
+            bad = isinstance(result, BadFile)
+            yield name, result if bad else np.frombuffer(result.pixels, np.uint8).reshape(shape)
+
+
+def _image_results(items: Iterable[Item], config: TrainConfig) -> Iterator[tuple[str, Read | BadFile]]:
+    read = partial(read_file, size=config.size, channels=config.channels, fit=config.fit)
+    return ((item.name, result) for item, result in read_images(list(items), read))
+
+
+def _array_results(items: Iterable[Item], config: TrainConfig) -> Iterator[tuple[str, Read | BadFile]]:
+    for item in items:
+        try:
+            _, results = read_array(Path(item.path), config.size, config.channels, config.fit)
+            for number, result in enumerate(results):
+                yield f"{item.path}/{number}", result
+        except WganError as error:
+            yield item.path, BadFile(item.path, str(error).removeprefix(f"{item.path}: "))
 
 
 def _score(

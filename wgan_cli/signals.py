@@ -24,7 +24,7 @@ class Stop:
 
     def __init__(self, time_limit: float | None = None) -> None:
         self.deadline = None if time_limit is None else time.monotonic() + time_limit
-        self.save_asked = False  # by SIGUSR1; whoever saves resets it
+        self.save_asked = False  # by SIGUSR1
         self.ended_by: int | None = None  # a signal
         self._before: dict[int, Any] = {}
 
@@ -35,6 +35,11 @@ class Stop:
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return "the time limit", TIME_LIMIT
         return None
+
+    def take_save(self) -> bool:
+        """Whether a save was asked for since the last call."""
+        asked, self.save_asked = self.save_asked, False
+        return asked
 
     def __enter__(self) -> Stop:
         for number in (*STOP, *SAVE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from torch import nn
 from . import DataError, UsageError, checkpoint
 from .config import TrainConfig, differences, flag
 from .console import Console
+from .data import seen as data_seen
 from .data.dataset import Dataset
+from .data.seen import Seen
 from .networks import build_critic, build_generator
 
 
@@ -97,15 +100,16 @@ def check_same(out: Path, old: TrainConfig, new: TrainConfig) -> None:
         )
 
 
-def restored_state(path: Path, config: TrainConfig, dataset: Dataset, device: torch.device, console: Console) -> State:
-    """The run that the checkpoint at `path` holds, to go on under `config`. UsageError if that was another run."""
+def restored_state(
+    path: Path, config: TrainConfig, dataset: Dataset, device: torch.device, console: Console, new_data: bool = False
+) -> State:
+    """The run that the checkpoint at `path` holds, to go on under `config`; `dataset` is split as it was there.
+
+    new_data: go on with other data too. UsageError if that was another run.
+    """
     content, old = checkpoint.load(path)
     check_same(path.parent, old, config)
-    if content["data"]["fingerprint"] != dataset.fingerprint:
-        raise UsageError(
-            f"{path.parent} holds a run on other data, {content['data']['count']} samples, while --data now has "
-            f"{len(dataset)}. Restore the data to go on, choose another -o, or start anew there with --force"
-        )
+    _take_up_data(path.parent, content, config, dataset, console, new_data)
     generator = checkpoint.restore(build_generator, config, content["generator"], path)
     critic = checkpoint.restore(build_critic, config, content["critic"], path)
     ema = checkpoint.restore(build_generator, config, content["ema"], path) if config.ema else None
@@ -128,6 +132,32 @@ def restored_state(path: Path, config: TrainConfig, dataset: Dataset, device: to
     return state
 
 
+def _take_up_data(
+    out: Path, content: Mapping[str, Any], config: TrainConfig, dataset: Dataset, console: Console, new_data: bool
+) -> None:
+    seen = Seen.of(content["data"], config)
+    if seen.is_of(dataset):
+        seen.take_up(dataset)
+        if content["format"] == 1:
+            console.notice("begun by an older version of wgan: the images come in another order from here on")
+        elif seen.pixels != dataset.pixels:
+            console.notice("the same files, of which another version of Pillow or its decoders makes other pixels")
+        return
+    known = seen.contents is not None and dataset.contents is not None
+    if not (new_data and known):
+        way = "go on with what --data now has by --new-data, " if known else ""
+        raise UsageError(
+            f"{out} holds a run on other data: {seen.changed(dataset)}. Restore the data to go on, {way}"
+            "choose another -o, or start anew there with --force"
+        )
+    seen.take_up_changed(dataset, config, content["step"])
+    assert dataset.held is not None
+    console.notice(
+        f"other data from step {content['step']} on: {seen.changed(dataset)}. "
+        f"What was trained on is not held out: {int(dataset.held.sum())} of {len(dataset)} are"
+    )
+
+
 def save_state(path: Path, state: State, dataset: Dataset) -> None:
     checkpoint.save(
         path,
@@ -140,6 +170,6 @@ def save_state(path: Path, state: State, dataset: Dataset) -> None:
             "optimizer_generator": state.optimizer_generator.state_dict(),
             "optimizer_critic": state.optimizer_critic.state_dict(),
             "rng": {"device": state.device.type, "state": state.rng.get_state()},
-            "data": {"fingerprint": dataset.fingerprint, "count": len(dataset), "batches": state.batches},
+            "data": data_seen.block(dataset, state.batches),
         },
     )

@@ -36,6 +36,7 @@ def train(
     force: bool = False,
     tensorboard: bool = False,
     faster: str = "",  # a command that gives samples in minutes, to be named where this run takes hours
+    new_data: bool = False,  # go on with other data than the run has had
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
@@ -45,7 +46,9 @@ def train(
     began, stop = time.monotonic(), stop or Stop()
     run = Run(out, console)
     resumes = run.newest.exists() and not force
-    state = restored_state(run.newest, config, dataset, device, console) if resumes else new_state(config, device)
+    state = (
+        restored_state(run.newest, config, dataset, device, console, new_data) if resumes else new_state(config, device)
+    )
     if state.step >= config.steps:
         console.notice(f"{run.newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
         if run.log.exists() and (not run.picture.exists() or run.picture.stat().st_mtime < run.log.stat().st_mtime):
@@ -115,8 +118,7 @@ def train(
                 redraw = time.monotonic()
                 run.draw()
                 redraw += 100 * (time.monotonic() - redraw)  # a hundredth of the time goes into drawing
-            if stop.save_asked:
-                stop.save_asked = False
+            if stop.take_save():
                 console.notice(f"saved at step {state.step}, as SIGUSR1 asks")
         if reason:
             check_steps(state, unchecked, run.kept)

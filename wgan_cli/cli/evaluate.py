@@ -72,6 +72,7 @@ def evaluate(
     """
     from ..checkpoint import load, load_generator
     from ..data.cache import prepare
+    from ..data.seen import Seen
     from ..data.source import open_source
     from ..device import pick_device
     from ..evaluate import evaluate, native_shape, parts
@@ -87,11 +88,11 @@ def evaluate(
     if any(bool(source.toy) == bool(config.size) for source in sources):
         raise UsageError(f"this checkpoint draws {'images' if config.size else 'points'}; compare like with like")
     held, *others = (prepare(source, replace(config, batch=1), skip_bad, console) for source in sources)
-    fingerprint = load(checkpoint)[0]["data"]["fingerprint"]
+    run = Seen.of(load(checkpoint)[0]["data"], config)
     for source in sources:
         if config.size and (stored := native_shape(source)) != config.shape:
             console.notice(f"{source.told}: {_shape(stored)} made {_shape(config.shape)}, as training made its images")
-    held, seen = parts(held, next(iter(others), None), config, fingerprint, console)
+    held, seen = parts(held, next(iter(others), None), run, console)
     space = "pixels" if config.size else "points"
     records = evaluate(generator, config, held, console, count=count, seed=seed, features=features, train=seen)
     for number, record in enumerate(records):

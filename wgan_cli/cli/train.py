@@ -59,6 +59,7 @@ def _variants_text() -> str:
 @option("--time-limit", metavar="TIME", callback=seconds, help="Save and exit 75 after this time, as in 30m.")
 @option("--dry-run", is_flag=True, help="Show each setting and where it comes from, and exit.")
 @option("--force", is_flag=True, help="Start anew in a folder that holds another run.")
+@option("--new-data", is_flag=True, help="Go on with a run though --data has changed.")
 @setting("channels", DATA, type=click.Choice(["1", "3", "4"]), help="Channels.  [default: as most images have them]")
 @setting("fit", DATA, type=click.Choice(FITS), help="How an image becomes square.")
 @setting("flip", DATA, is_flag=True, help="Mirror half of the images.  [default: no]")
@@ -105,6 +106,7 @@ def train(
     tensorboard: bool,
     time_limit: float | None,
     force: bool,
+    new_data: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -167,8 +169,9 @@ def train(
     next_line = f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png"
     try:
         with lock(out), stop:
-            dataset = prepare(source, config, skip_bad, console)
-            click.echo(os.fsencode(train(config, dataset, out, where, console, stop, force, tensorboard, faster)))
+            dataset = prepare(source, config, skip_bad, console, stop.reason, stop.take_save)
+            done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data)
+            click.echo(os.fsencode(done))
     except OSError as error:
         error.filename = error.filename or str(out)
         raise

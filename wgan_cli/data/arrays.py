@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import zipfile
 import zlib
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import DataError, UsageError, WganError
-from .decode import MOST_BYTES, BadFile, Pixels, fit_image
+from .decode import DIGEST_BYTES, MOST_BYTES, Pixels, Read, fit_image
 
 
 def is_array(path: Path) -> bool:
@@ -107,14 +108,17 @@ def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (shape[2], shape[3], shape[1]) if shape[1] < shape[3] else (shape[1], shape[2], shape[3])
 
 
-def _array_records(path: Path) -> Iterator[NDArray[Any]]:
-    """An array's images as stored, some megabytes at a time: [n, ...]."""
+def _array_records(path: Path, first: int = 0) -> Iterator[NDArray[Any]]:
+    """An array's images as stored, from the first that is wanted, some megabytes at a time: [n, ...]."""
     with open_array(path) as (stream, dtype, shape):
         record = math.prod(shape[1:]) * dtype.itemsize
         if record > MOST_BYTES:
             raise ValueError(f"images of {record} bytes each, more than the {MOST_BYTES} that are taken")
         at_once = max(1, (4 << 20) // record)
-        for start in range(0, shape[0], at_once):
+        left = first * record
+        while left and (skipped := len(stream.read(min(left, 4 << 20)))):  # one that is packed cannot seek
+            left -= skipped
+        for start in range(first, shape[0], at_once):
             count = min(at_once, shape[0] - start)
             content = stream.read(count * record)
             if len(content) < count * record:
@@ -122,8 +126,8 @@ def _array_records(path: Path) -> Iterator[NDArray[Any]]:
             yield np.frombuffer(content, dtype).reshape(count, *shape[1:])
 
 
-def array_pixels(path: Path, size: int, channels: int, fit: str) -> tuple[int, Iterator[Pixels | BadFile]]:
-    """The number of an array's images, and each of them at [size, size, channels]."""
+def read_array(path: Path, size: int, channels: int, fit: str, first: int = 0) -> tuple[int, Iterator[Read]]:
+    """The number of an array's images, and each of them, from `first` on, at [size, size, channels]."""
     with open_array(path) as (_, dtype, shape):
         pass
     height, width, own = image_shape(shape)
@@ -131,16 +135,18 @@ def array_pixels(path: Path, size: int, channels: int, fit: str) -> tuple[int, I
         raise UsageError(f"--channels {channels}: the images of {path} have {own}; leave the flag out")
     scale, offset = _float_scale(path) if dtype.kind == "f" else (255 if dtype.kind == "b" else 1, 0)
 
-    def pixels() -> Iterator[Pixels | BadFile]:
-        for records in _array_records(path):
+    def images() -> Iterator[Read]:
+        for records in _array_records(path, first):
+            digests = [hashlib.sha256(record.data).digest()[:DIGEST_BYTES] for record in records]
             if dtype.kind == "f":
                 records = np.round(records.astype(np.float64) * scale + offset)
-            images = records.astype(np.uint8) * np.uint8(scale if dtype.kind == "b" else 1)
-            images = images.reshape(-1, height, width, 1) if len(shape) == 3 else images
-            for image in images.transpose(0, 2, 3, 1) if len(shape) == 4 and shape[1] == own else images:
-                yield _fit_array(image, size, channels, fit)
+            pixels = records.astype(np.uint8) * np.uint8(scale if dtype.kind == "b" else 1)
+            pixels = pixels.reshape(-1, height, width, 1) if len(shape) == 3 else pixels
+            channels_last = pixels.transpose(0, 2, 3, 1) if len(shape) == 4 and shape[1] == own else pixels
+            for digest, image in zip(digests, channels_last, strict=True):
+                yield Read(digest, _fit_array(image, size, channels, fit).tobytes())
 
-    return shape[0], pixels()
+    return shape[0], images()
 
 
 def _float_scale(path: Path) -> tuple[float, float]:

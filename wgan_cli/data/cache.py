@@ -21,14 +21,15 @@ from .. import DataError, WganError
 from ..config import TrainConfig, auto_size
 from ..console import Console, printable
 from ..files import replacing, sweep
-from .arrays import array_pixels, image_shape, open_array
+from .arrays import image_shape, open_array
 from .dataset import Dataset
-from .decode import GRID, BadFile, Look, Pixels, Read, is_grey, look, read_file
+from .decode import DIGEST_BYTES, GRID, BadFile, Look, is_grey, look
+from .decoding import Reason, decode, forget
 from .pool import read_images
 from .source import Source, digest
 from .toys import toy_points
 
-CACHE_VERSION = 1  # to be raised when the same file would be decoded into other pixels
+CACHE_VERSION = 2  # to be raised when the same file would be decoded into other pixels
 
 
 def probe(source: Source, console: Console) -> dict[str, int]:
@@ -74,15 +75,26 @@ def _look_at_images(source: Source, console: Console) -> tuple[dict[str, Any], b
     return {**facts, "said": said if channels < stored else ""}, all(entry.lasts for entry in bad)
 
 
-def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Console) -> Dataset:
+def prepare(
+    source: Source,
+    config: TrainConfig,
+    skip_bad: bool,
+    console: Console,
+    should_stop: Callable[[], Reason | None] = lambda: None,
+    should_save: Callable[[], bool] = lambda: False,
+) -> Dataset:
     """Every image of the source at the config's size and channels: decoded once, mapped from the cache later.
 
-    Raises DataError if a file cannot be read (unless skip_bad) or if there are fewer images than a batch.
+    should_stop: asked before each image that is decoded; what asks to stop, and the exit code for it, or None.
+    should_save: whether what is decoded is to be brought to the disk at once.
+    Raises DataError if a file cannot be read (unless skip_bad) or if there are fewer images than a batch,
+    StoppedError where should_stop says so.
     """
     if source.toy:
         points = toy_points(source.toy)
         _check_count(source, len(points), config.batch)
-        return Dataset(points, hashlib.sha256(points.tobytes()).hexdigest()[:16])
+        fingerprint = hashlib.sha256(points.tobytes()).hexdigest()[:16]
+        return Dataset(points, fingerprint, pixels=fingerprint)
     key = digest([[CACHE_VERSION, source.key, config.size, config.channels, config.fit]])
     rows, note = cache_folder() / f"{key}.rows", cache_folder() / f"{key}.json"
     shape = (config.size, config.size, config.channels)
@@ -90,11 +102,13 @@ def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Consol
     if not (
         facts
         and all(BadFile(*entry).lasts for entry in facts.get("bad", [("", "", False)]))
-        and rows.exists()
-        and rows.stat().st_size == facts["count"] * math.prod(shape)
+        and _size(rows) == facts["count"] * math.prod(shape)
+        and _size(rows.with_suffix(".contents")) == facts["count"] * DIGEST_BYTES
     ):
         with _caching():
-            facts = _decode(source, config, rows, note, console)
+            facts = decode(source, config, rows, console, should_stop, should_save)
+            with replacing(note) as file:
+                file.write(json.dumps(facts).encode())
     bad = [BadFile(*entry) for entry in facts["bad"]]
     grids, bad = [entry for entry in bad if entry.reason == GRID], [entry for entry in bad if entry.reason != GRID]
     if grids:
@@ -112,9 +126,26 @@ def prepare(source: Source, config: TrainConfig, skip_bad: bool, console: Consol
         _show_bad(bad, console.notice, console.notice, console.verbose)
         console.notice(f"left out {len(bad)}, {facts['count']} remain")
     _check_count(source, facts["count"], config.batch)
-    with open(rows, "rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return Dataset(np.frombuffer(mapped, np.uint8).reshape(-1, *shape), facts["fingerprint"], mapped)
+    with open(rows, "rb") as opened:
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    return Dataset(
+        np.frombuffer(mapped, np.uint8).reshape(-1, *shape),
+        facts["fingerprint"],
+        mapped,
+        pixels=facts["pixels"],
+        contents=np.fromfile(rows.with_suffix(".contents"), "<u8"),
+        names=partial(_names, source, {entry.name for entry in bad}, facts["count"]),
+    )
+
+
+def _names(source: Source, bad: set[str], count: int) -> list[str]:
+    if source.array:
+        return [f"{source.array}/{index}" for index in range(count)]
+    return [item.name for item in source.items if item.name not in bad]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
 
 
 def _check_count(source: Source, count: int, batch: int) -> None:
@@ -129,33 +160,6 @@ def _note(path: Path) -> dict[str, Any] | None:
         return dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _decode(source: Source, config: TrainConfig, rows: Path, note: Path, console: Console) -> dict[str, Any]:
-    """Write the rows, one image after the other, and beside them what there is to know of them."""
-    digest, bad, count = hashlib.sha256(), [], 0
-    size, channels, fit = config.size, config.channels, config.fit
-    results: Iterator[Read | Pixels | BadFile]
-    if source.array:
-        total, results = array_pixels(source.array, size, channels, fit)
-    else:
-        total = len(source.items)
-        read = partial(read_file, size=size, channels=channels, fit=fit, grids=False)
-        results = (result for _, result in read_images(source.items, read))
-    with replacing(rows) as file:
-        for done, result in enumerate(results, 1):
-            if isinstance(result, BadFile):
-                bad.append(result)
-            else:
-                count += 1
-                pixels = result.pixels if isinstance(result, Read) else np.ascontiguousarray(result).data
-                digest.update(pixels)
-                file.write(pixels)
-            console.progress("reading images", done, total)
-    facts = {"count": count, "fingerprint": digest.hexdigest()[:16], "bad": bad}
-    with replacing(note) as file:
-        file.write(json.dumps(facts).encode())
-    return facts
 
 
 def _show_bad(
@@ -185,6 +189,7 @@ def _caching() -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
+        forget(folder)
         yield
     except OSError as error:
         raise WganError(

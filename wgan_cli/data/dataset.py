@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .source import digest
+from .split import Contents, held_out, permutation, split_digest
 
 RESIDENT_BYTES = 256 << 20  # of the cache file's pages, before they are handed back to the system
 FAULT_BYTES = 64 << 10  # that Linux maps around the one byte that was asked for
@@ -30,28 +31,36 @@ class Dataset:
     """Rows to train on: uint8 images [N, H, W, C] mapped from the cache, or float32 points [N, D]."""
 
     rows: NDArray[Any]
-    fingerprint: str  # of the content: the same wherever the files lie
+    fingerprint: str  # of the files' contents in their order: the same wherever they lie and whatever decodes them
     mapped: mmap.mmap | None = None
     chosen: NDArray[np.int64] | None = None  # the rows that belong to this part of a split, all if None
-    _resident: int = 0
+    pixels: str = ""  # fingerprint of the rows, which another version of a decoder changes
+    contents: Contents | None = None  # [N], of each row's file; points have none
+    names: Callable[[], Sequence[str]] = list  # of each row
+    held: NDArray[np.bool_] | None = None  # [N], the rows that are held out, once that is decided
+    gone: Contents = field(default_factory=lambda: np.zeros(0, np.uint64))  # trained on before, in the data no more
+    changes: list[dict[str, Any]] = field(default_factory=list)  # {step, fingerprint, count}: these data from there on
+    _orders: dict[tuple[int, int], NDArray[np.int64]] = field(default_factory=dict, init=False)
+    _resident: int = field(default=0, init=False)
 
     def __len__(self) -> int:
         return len(self.rows if self.chosen is None else self.chosen)
 
     def split(self, fraction: float, batch: int, seed: int) -> tuple[Dataset, Dataset | None]:
-        """(rows to train on, rows held out), of which the seed says which, and fraction and batch how many.
+        """(rows to train on, rows held out), decided here unless a checkpoint has: see `held_out`.
 
-        At least a batch is held out; nothing where there are less than five batches in all.
+        None in place of less than a batch of rows held out.
         """
-        if not fraction or len(self) < 5 * batch:
+        if self.held is None:
+            self.held = held_out(len(self), fraction, batch, seed, self.contents)
+        if not self.held.any():
             return self, None
-        held = max(batch, round(fraction * len(self)))
-        order = np.random.default_rng([seed, 0, 1]).permutation(len(self))  # unlike that of any epoch
-        kept, heldout = (
-            replace(self, chosen=part, fingerprint=digest([self.fingerprint, seed, held, name])[:16])
-            for name, part in (("kept", order[held:]), ("held out", order[:held]))
-        )
-        return kept, heldout
+        return self.part(~self.held), self.part(self.held) if self.held.sum() >= batch else None
+
+    def part(self, wanted: NDArray[np.bool_]) -> Dataset:
+        """The rows [N] that are wanted."""
+        name = digest([self.fingerprint, split_digest(wanted)])[:16]
+        return replace(self, chosen=np.flatnonzero(wanted), fingerprint=name)
 
     def batch(self, number: int, size: int, seed: int, device: torch.device) -> Batch:
         """Batch `number` since the start of training, float32.
@@ -71,7 +80,11 @@ class Dataset:
 
     def _index(self, number: int, size: int, seed: int) -> NDArray[np.int64]:
         epoch, place = divmod(number, len(self) // size)
-        index = _permutation(seed, epoch, len(self))[place * size : (place + 1) * size]
+        if (seed, epoch) not in self._orders:
+            for old in list(self._orders)[:-1]:  # this epoch and the next are asked for in turn
+                del self._orders[old]
+            self._orders[seed, epoch] = permutation(len(self), seed, epoch)
+        index = self._orders[seed, epoch][place * size : (place + 1) * size]
         return index if self.chosen is None else self.chosen[index]
 
     def _announce(self, index: NDArray[np.int64], row: int) -> None:
@@ -87,11 +100,6 @@ class Dataset:
         if self.mapped and self._resident > RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
             self.mapped.madvise(mmap.MADV_DONTNEED)
             self._resident = 0
-
-
-@lru_cache(maxsize=3)  # of the part that is trained on, for this epoch and the next, and of the held-out one
-def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def unit(rows: Tensor) -> Tensor:

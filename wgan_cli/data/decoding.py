@@ -1,0 +1,183 @@
+"""Every image of a source written to the cache, once. What is decoded stays, however the process ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .. import StoppedError, WganError
+from ..config import TrainConfig
+from ..console import Console
+from ..files import _beside, _is_still, _try_lock, replacing
+from .arrays import read_array
+from .decode import DIGEST_BYTES, BadFile, Read, read_file
+from .pool import read_images
+from .source import Source
+
+FLUSH_SECONDS = 5.0  # of decoding that a power cut may cost
+FORGOTTEN = 7 * 24 * 3600  # seconds after which what was begun is not gone on with any more
+
+Reason = tuple[str, int]  # what asks to stop, and the exit code for it
+
+
+def decode(
+    source: Source,
+    config: TrainConfig,
+    rows: Path,
+    console: Console,
+    should_stop: Callable[[], Reason | None],
+    should_save: Callable[[], bool],
+) -> dict[str, Any]:
+    """Write `rows`, one image after the other, and beside them the digests of their files; what there is to know.
+
+    Images come from the last flush on that another process, however it ended, has left in `rows`.part. Raises
+    StoppedError where `should_stop` says so, which is asked before each image.
+    """
+    size, channels, fit = config.size, config.channels, config.fit
+    row = size * size * channels
+    with _open_part(rows.with_suffix(".part")) as (file, path):
+        work = _take_up(file, path, row)
+        results: Iterator[Read | BadFile]
+        try:
+            if source.array:
+                total, results = read_array(source.array, size, channels, fit, work.done)
+            else:
+                total = len(source.items)
+                read = partial(read_file, size=size, channels=channels, fit=fit, grids=False)
+                results = (result for _, result in read_images(source.items[work.done :], read))
+            if work.done:
+                console.notice(f"going on at image {work.done} of {total}, as far as they are decoded")
+            for result in results:
+                if reason := should_stop():
+                    raise StoppedError(
+                        f"Stopped by {reason[0]} at image {work.done} of {total}; what is decoded stays", reason[1]
+                    )
+                work.add(result)
+                if should_save():
+                    work.flush()
+                    console.notice(f"saved at image {work.done} of {total}, as SIGUSR1 asks")
+                console.progress("reading images", work.done, total)
+        except BaseException as error:
+            if isinstance(error, WganError) and not isinstance(error, StoppedError):
+                _remove(path)
+            else:
+                with suppress(OSError):  # a full disk
+                    work.flush()
+            raise
+        work.flush()
+        with replacing(rows.with_suffix(".contents")) as contents:
+            contents.write(work.contents)
+        if os.name == "nt":
+            file.close()
+        os.replace(path, rows)
+        _journal(path).unlink(missing_ok=True)
+    return {
+        "count": len(work.contents) // DIGEST_BYTES,
+        "fingerprint": hashlib.sha256(work.contents).hexdigest()[:16],
+        "pixels": work.pixels.hexdigest()[:16],
+        "bad": work.bad,
+    }
+
+
+class _Work:
+    """What is decoded: rows in one file, and in a journal beside it how many they are and what belongs to them."""
+
+    def __init__(self, file: BinaryIO, journal: Path) -> None:
+        self.file, self.journal = file, journal
+        self.done = 0  # images read, bad ones included
+        self.contents = bytearray()  # digests of the files, one after the other
+        self.bad: list[BadFile] = []
+        self.pixels = hashlib.sha256()
+        self._flushed = (0, 0, time.monotonic())  # digests' bytes, bad files, when
+
+    def add(self, result: Read | BadFile) -> None:
+        self.done += 1
+        if isinstance(result, BadFile):
+            self.bad.append(result)
+        else:
+            self.contents += result.content
+            self.pixels.update(result.pixels)
+            self.file.write(result.pixels)
+        if time.monotonic() - self._flushed[2] > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Rows first: the journal speaks of none that are not on the disk."""
+        if self.journal.name.startswith("."):  # of a file that is for this process alone
+            return
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        digests, bad, _ = self._flushed
+        entry = {"done": self.done, "contents": self.contents[digests:].hex(), "bad": self.bad[bad:]}
+        with open(self.journal, "ab") as journal:
+            journal.write(json.dumps(entry).encode() + b"\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+        self._flushed = (len(self.contents), len(self.bad), time.monotonic())
+
+
+def _take_up(file: BinaryIO, path: Path, row: int) -> _Work:
+    """The work that the journal of `path` speaks of, `row` bytes an image; a fresh one where they do not agree."""
+    work = _Work(file, _journal(path))
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        for line in work.journal.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break  # cut short by a power cut
+            entry = json.loads(line)
+            work.contents += bytes.fromhex(entry["contents"])
+            work.bad += [BadFile(*bad) for bad in entry["bad"]]
+            work.done = entry["done"]
+    whole = len(work.contents) // DIGEST_BYTES * row
+    file.seek(0)
+    left = whole
+    while left and (block := file.read(min(left, 1 << 20))):
+        work.pixels.update(block)
+        left -= len(block)
+    if left or work.done != len(work.contents) // DIGEST_BYTES + len(work.bad) or not all(b.lasts for b in work.bad):
+        work, whole = _Work(file, work.journal), 0
+    file.truncate(whole)
+    file.seek(whole)
+    _journal(path).unlink(missing_ok=True)
+    if work.done:
+        work.flush()  # into one line
+    return work
+
+
+@contextmanager
+def _open_part(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """The file at `path`, or while another process is at work on that, one that no other process goes on with."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        if _try_lock(file.fileno()) and _is_still(file.raw, path):  # type: ignore[arg-type]
+            yield file, path
+            return
+    path = _beside(path)
+    with open(path, "x+b") as file:
+        _try_lock(file.fileno())  # tells `sweep` that somebody is at it
+        try:
+            yield file, path
+        finally:
+            _remove(path)
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(path.name + ".journal")
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    _journal(path).unlink(missing_ok=True)
+
+
+def forget(folder: Path) -> None:
+    """Remove what was begun to be decoded, a week ago or earlier, and not gone on with."""
+    for path in folder.glob("*.part"):
+        with suppress(OSError), open(path, "r+b") as file:
+            if time.time() - path.stat().st_mtime > FORGOTTEN and _try_lock(file.fileno()) is not False:
+                _remove(path)
