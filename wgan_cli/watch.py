@@ -22,9 +22,9 @@ COMPARE_BATCHES = 4
 
 @torch.no_grad()
 def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[str, Tensor]:
-    """The estimate on training and on held-out samples by one critic, against the same fresh fakes, where there are both
-    with the standard error of each from its real samples, and `diversity`: the mean distance between two fakes over that between
-    two real samples. Each over COMPARE_BATCHES batches.
+    """The estimate on training and on held-out samples by one critic, against the same fresh fakes; where there are
+    both, the standard error that each has from its real samples; and `diversity`, the mean distance between two fakes
+    over that between two real samples. Each over COMPARE_BATCHES batches.
 
     Nothing of the run changes: the random numbers are of their own, and so are the running statistics. The networks
     stay in training mode, so that batch norm takes each batch by itself as in `critic_step`; with running
