@@ -20,9 +20,9 @@ COMPARE_BATCHES = 4
 
 @torch.no_grad()
 def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[str, Tensor]:
-    """The estimate on training and on held-out samples by one critic, against the same fresh fakes, with the standard
-    error that each has from its real samples, and `diversity`: the mean distance between two fakes over that between
-    two real samples. Each over COMPARE_BATCHES batches.
+    """The estimate on training and on held-out samples by one critic, against the same fresh fakes; where there are
+    both, the standard error that each has from its real samples; and `diversity`, the mean distance between two fakes
+    over that between two real samples. Each over COMPARE_BATCHES batches.
 
     Nothing of the run changes: the random numbers are of their own, and so are the running statistics. The networks
     stay in training mode, so that batch norm takes each batch by itself as in `critic_step`; with running
@@ -51,7 +51,7 @@ def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[st
         apart_fake += float(torch.pdist(fake.flatten(1)).mean())
         apart_real += float(torch.pdist(real.flatten(1)).mean())
     figures = {f"{record.estimate.name}_{part}": torch.cat(values).mean() for part, values in estimates.items()}
-    for part, data in parts.items():
+    for part, data in parts.items() if heldout else ():  # the errors are those of a difference
         count = min(len(data), COMPARE_BATCHES * config.batch)  # a small part comes more than once
         figures[f"{part}_error"] = torch.cat(estimates[part]).std() / count**0.5
     if apart_real > 0:  # neither one image over and over, nor batches of one
