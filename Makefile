@@ -14,7 +14,7 @@ DEMO := demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint verdicts stress fuzz test-kernels mutate-kernels test-cuda-build test-gpu bench recipe clean
+.PHONY: help demo test lint verdicts stress fuzz test-processors test-kernels mutate-kernels test-cuda-build test-gpu bench recipe clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ fuzz: $(INSTALLED) ## 2,400 mutated files and command lines, and see each end as
 
 verdicts: $(INSTALLED) ## runs of some minutes made to show each verdict (a quarter of an hour)
 	$(BIN)/pytest -m long tests/test_verdict.py
+
+test-processors: $(INSTALLED) ## the tests that compute, under three processors' arithmetic, in 1 and 2 threads (20 minutes)
+	$(BIN)/python tests/processors.py $(WORDS)
 
 test-kernels: $(INSTALLED) ## the kernels on a CPU emulator: plain, with ASan and UBSan, with TSan (minutes)
 	$(BIN)/pytest -q tests/test_emulator.py tests/test_kernels.py

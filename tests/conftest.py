@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -11,7 +12,12 @@ from tiny import new_run, save, write_images
 
 
 def pytest_configure() -> None:
-    """A shell starts what it puts into the background with SIGINT ignored, and so would be the commands under test."""
+    """Undo what a shell does to what it puts into the background: SIGINT ignored, here and in the commands under test.
+
+    OMP_NUM_THREADS asks for more threads than one. Commands in processes of their own read it as well: the order in
+    which torch adds follows the number of threads, so a test that compares two processes needs the same number in both.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -19,7 +25,7 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WGAN_CACHE", str(tmp_path_factory.mktemp("cache")))
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="module")

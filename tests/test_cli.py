@@ -41,7 +41,7 @@ COMMANDS: list[tuple[str, ...]] = [(), *((name,) for name in cli.commands)]
 def process(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:
     """How a real `wgan train` ended, and where it ran."""
     place = tmp_path_factory.mktemp("place")
-    environment = {**os.environ, "WGAN_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "WGAN_CACHE": str(place / "cache")}
     return wgan("train", "--data", images, *SETTINGS, "-o", "run", cwd=place, env=environment), place
 
 

@@ -42,10 +42,12 @@ def close(value: float, expected: float, tolerance: float = 1e-6) -> None:
 
 
 def test_sliced_distance_of_a_set_to_itself_is_zero_in_any_order() -> None:
+    """But for the last digits of float32: a product of matrices may add a row in another order at another place."""
     points = normal(50, 3)
-    assert metrics.sliced_wasserstein(points, points.flip(0)) == 0
+    close(metrics.sliced_wasserstein(points, points.flip(0)), 0, 1e-5)  # three terms below 4, each 2⁻²⁴ off
     images = normal(20, 3, 28, 28)
-    assert metrics.pyramid_distances(images, images.clone(), seed=3) == {28: 0, 14: 0}
+    distances = metrics.pyramid_distances(images, images.clone(), seed=3)
+    assert distances == pytest.approx({28: 0, 14: 0}, abs=1e-3)
 
 
 def test_sliced_distance_of_a_shift() -> None:

@@ -21,6 +21,7 @@ from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpo
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.data.dataset import Batch, Dataset
+from wgan_cli.losses import ESTIMATES
 from wgan_cli.run import Run
 from wgan_cli.sample import grid, latents, write_samples
 from wgan_cli.signals import Stop
@@ -259,11 +260,15 @@ def mean_estimate(state: State, shift: float, steps: int = 400) -> float:
     return float(np.mean([figure[state.config.record.estimate.name].item() for figure in figures[-50:]]))
 
 
-@pytest.mark.parametrize(("shift", "weight"), [(1.0, 10.0), (3.0, 10.0), (8.0, 10.0), (3.0, 100.0)])
+@pytest.mark.parametrize(("shift", "weight"), [(1.0, 10.0), (3.0, 10.0), (8.0, 10.0), (3.0, 1.0)])
 def test_a_trained_wgan_gp_critic_measures_the_distance(shift: float, weight: float) -> None:
-    """Of slope a, it minimises -a·W + λ(a - 1)², so a = 1 + W / 2λ: the estimate is W(1 + W / 2λ)."""
+    """Of slope a, it minimises -a·W + λ(a - 1)², so a = 1 + W / 2λ: the estimate is W(1 + W / 2λ).
+
+    With seeds 0 to 5 it is off by at most 0.032 of that. No λ of 100: under one the critic learns its direction so
+    slowly that after as many steps the estimate is anywhere between 0.56 and 0.99 of that.
+    """
     expected = shift * (1 + shift / (2 * weight))
-    assert mean_estimate(plane("gp", gp_weight=weight), shift) == pytest.approx(expected, rel=0.1)
+    assert mean_estimate(plane("gp", gp_weight=weight, lr=5e-3), shift) == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize("shift", [8.0, 16.0])
@@ -273,9 +278,23 @@ def test_a_trained_discriminator_says_log_2_however_far_apart(shift: float) -> N
 
 
 @pytest.mark.parametrize(
-    ("variant", "given"), [("gp", {}), ("clip", {"clip": 0.1}), ("ns", {}), ("gan", {"instance_noise": 1.0})]
+    ("variant", "given"),
+    [("gp", {"gp_weight": 0.1}), ("clip", {"clip": 0.1}), ("ns", {}), ("gan", {"instance_noise": 1.0})]
+    + [
+        ("lp", {"gp_weight": 0.1}),
+        ("div", {"gp_weight": 0.1}),
+        ("dragan", {"gp_weight": 0.1}),
+        ("r1", {}),
+        ("hinge", {}),
+    ]
+    + [("lsgan", {})],
 )
 def test_every_system_moves_its_samples_onto_the_data(variant: str, given: dict[str, Any]) -> None:
+    """With seeds 0 to 5 they end within 0.03 of the data, which a batch of 256 puts at 2.0 ± 0.06.
+
+    λ is that of the WGAN-GP paper for points. A λ of 10 holds the slope at 1 also where samples lie among the data, and
+    a run comes to rest 0.7 away, or does not, by the last bits of its sums.
+    """
     state, rng = plane(variant, lr=5e-3, **given), torch.Generator().manual_seed(1)
     shifts = []
     for _ in range(state.config.steps):
@@ -284,7 +303,7 @@ def test_every_system_moves_its_samples_onto_the_data(variant: str, given: dict[
         generator_step(state, any_batch(state))
         shifts.append(state.generator.get_parameter("b").tolist())
     # The mean, as the two go round their balance before they come to rest.
-    assert np.mean(shifts[-100:], axis=0).tolist() == pytest.approx([2.0, 0.0], abs=0.4)
+    assert np.mean(shifts[-100:], axis=0).tolist() == pytest.approx([2.0, 0.0], abs=0.2)
 
 
 # ---- Runs
@@ -383,16 +402,15 @@ def test_records_have_the_named_columns(tmp_path: Path) -> None:
         "ns": {"js"},
         "clip": {"wasserstein", "clip_fraction"},
         "gp": {"wasserstein", "penalty", "grad_norm"},
+        "dragan": {"js", "penalty", "grad_norm"},
+        "r1": {"js", "penalty"},  # which aims at no norm
+        "hinge": {"tv"},
+        "lsgan": {"le_cam"},
     }.items():
         run(settings(variant=variant, n_critic=3), tmp_path / variant)
-        (estimate,) = own & {"js", "wasserstein"}
+        (estimate,) = own & ESTIMATES.keys()
         assert [set(record) for record in records(tmp_path / variant)[:-1]] == [common | own] * 5
-        assert set(records(tmp_path / variant)[-1]) == common | own | {
-            f"{estimate}_training",
-            "training_error",
-            "diversity",
-            "verdict",
-        }
+        assert set(records(tmp_path / variant)[-1]) == common | own | {f"{estimate}_training", "diversity", "verdict"}
         assert [record["images"] for record in records(tmp_path / variant)] == [12 * step for step in range(1, 7)]
 
 
