@@ -240,7 +240,8 @@ class Model(nn.Module):
 def write_model(path: Path, shape: tuple[int, ...] = (64, 3, 16, 16), model: nn.Module | None = None) -> Path:
     example = torch.zeros(shape)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for category in (DeprecationWarning, FutureWarning):  # of TorchScript; the latter since torch 2.15
+            warnings.simplefilter("ignore", category)
         if path.suffix == ".pt2":
             torch.export.save(torch.export.export(model or Model(), (example,)), path)
         else:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 # What Windows has not got, but for what torch and Python's own modules use on Linux: taken away before all imports.
 LIKE_WINDOWS = """if True:
-    import mmap, os, signal, sys
+    import asyncio, mmap, os, signal, sys  # asyncio, which torch imports, is built on fcntl here
 
     class Missing:
         def find_spec(self, name, path=None, target=None):
@@ -41,12 +41,14 @@ LIKE_WINDOWS = """if True:
         for name in names.split():
             if hasattr(module, name):
                 delattr(module, name)
+    if hasattr(os, "process_cpu_count"):
+        os.process_cpu_count = os.cpu_count  # as it is there
 """
 IMPORT_ALL = """
     import importlib, pkgutil, wgan_cli
     names = [found.name for found in pkgutil.walk_packages(wgan_cli.__path__, "wgan_cli.")]
     for name in names:
-        if not name.endswith("__main__"):
+        if not name.endswith(("__main__", "_C")):  # the latter needs torch before it
             importlib.import_module(name)
     print(len(names), "wgan_cli.data.pool" in names, "fcntl" in sys.modules)
 """

@@ -208,7 +208,8 @@ def load_features(path: Path, device: torch.device) -> tuple[Callable[[Tensor], 
     name, content = f"--features {path}", path.read_bytes()
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive, warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
+            for category in (DeprecationWarning, FutureWarning):  # of TorchScript; the latter since torch 2.15
+                warnings.simplefilter("ignore", category)
             if any(entry.endswith("/archive_format") for entry in archive.namelist()):
                 model: Any = torch.export.load(BytesIO(content)).module().to(device)
             else:
