@@ -12,21 +12,16 @@ from tiny import new_run, save, write_images
 
 
 def pytest_configure() -> None:
-<<<<<<< HEAD
-    """Undo what a shell does to what it puts into the background: SIGINT ignored, here and in the commands under test.
+    """Undo what a shell does to what it puts into the background: SIGINT ignored (by nohup SIGHUP), here and in the
+    commands under test.
 
     OMP_NUM_THREADS asks for more threads than one. Commands in processes of their own read it as well: the order in
     which torch adds follows the number of threads, so a test that compares two processes needs the same number in both.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-=======
-    """A shell's background ignores SIGINT, and nohup SIGHUP; the commands under test would do the same."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
->>>>>>> cli
 
 
 @pytest.fixture(autouse=True)
