@@ -642,6 +642,9 @@ def test_grids_that_wgan_drew_are_no_data_and_single_samples_are(tmp_path: Path,
     )
     assert again.code == 0 and f"left out 2 that wgan drew as grids of samples, such as {place}/grid.png" in again.err
     assert call("critic-score", checkpoint, place / "grid.png").code == 0  # who names one gets its score
+    data = prepare(place, 16, 3)
+    names = sorted(str(path) for path in place.glob("*.png") if path.stem not in ("grid", "walk"))
+    assert data.names() == names and len(data) == 15  # each row has the name of its own file
 
 
 @pytest.mark.parametrize(

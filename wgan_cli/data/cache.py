@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,11 @@ def probe(source: Source, console: Console) -> dict[str, int]:
 def _look_at_images(source: Source, console: Console) -> tuple[dict[str, Any], bool]:
     """The facts of `probe`, with what there is to say of them, and whether they last."""
     seen: list[Look] = []
-    bad = []
-    for done, (_, result) in enumerate(read_images(source.items, look), 1):
+    good, bad = [], []
+    for done, (item, result) in enumerate(read_images(source.items, look), 1):
         if not isinstance(result, BadFile):
             seen.append(result)
+            good.append(item)
         elif result.reason != GRID:
             bad.append(result)
         console.progress("looking at images", done, len(source.items))
@@ -67,9 +69,9 @@ def _look_at_images(source: Source, console: Console) -> tuple[dict[str, Any], b
     channels = Counter(s.channels for s in seen).most_common(1)[0][0]
     stored = Counter(s.stored for s in seen).most_common(1)[0][0]
     said = "the images' alpha is opaque throughout, so it is left out: --channels 4 keeps it" if stored == 4 else ""
-    good = [item for item in source.items if item.name not in {entry.name for entry in bad}]
-    # The first image of a coloured set tells; only a grey one is read to its end.
-    if channels == 3 and all(grey is True for _, grey in read_images(good, is_grey)):
+    # The first image of a coloured set tells, so no process is started for that; only a grey set is read to its end.
+    in_turn = chain(read_images(good[:4], is_grey), read_images(good[4:], is_grey))
+    if channels == 3 and all(grey is True for _, grey in in_turn):
         channels, said = 1, "the images are grey in every pixel, so one channel is taken: --channels 3 takes three"
     facts = {"size": auto_size(statistics.median(s.side for s in seen)), "channels": channels}
     return {**facts, "said": said if channels < stored else ""}, all(entry.lasts for entry in bad)
@@ -109,8 +111,8 @@ def prepare(
             facts = decode(source, config, rows, console, should_stop, should_save)
             with replacing(note) as file:
                 file.write(json.dumps(facts).encode())
-    bad = [BadFile(*entry) for entry in facts["bad"]]
-    grids, bad = [entry for entry in bad if entry.reason == GRID], [entry for entry in bad if entry.reason != GRID]
+    left_out = [BadFile(*entry) for entry in facts["bad"]]
+    grids, bad = ([entry for entry in left_out if (entry.reason == GRID) is grid] for grid in (True, False))
     if grids:
         console.notice(f"left out {len(grids)} that wgan drew as grids of samples, such as {grids[0].name}")
     if source.others:
@@ -134,7 +136,7 @@ def prepare(
         mapped,
         pixels=facts["pixels"],
         contents=np.fromfile(rows.with_suffix(".contents"), "<u8"),
-        names=partial(_names, source, {entry.name for entry in bad}, facts["count"]),
+        names=partial(_names, source, {entry.name for entry in left_out}, facts["count"]),
     )
 
 
