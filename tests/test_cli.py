@@ -110,8 +110,9 @@ def test_train_has_an_option_for_every_setting() -> None:
 def test_the_help_shows_the_papers_defaults() -> None:
     text = " ".join(call("train", "-h").out.decode().split())
     for default in (
-        "gan ns 0.0002, clip 5e-05, gp 0.0001",
-        "gan ns 0.5,0.999, gp 0,0.9",
+        "gan ns div hinge 0.0002, clip 5e-05, gp lp dragan r1 lsgan 0.0001",
+        "gan ns 0.5,0.999, gp lp div hinge 0,0.9, dragan 0.5,0.9",
+        "r1 0.999, else 0",
         "dcgan 64, mlp 512",
         "clip 0.01",
     ):
@@ -712,6 +713,7 @@ def test_a_make_rule_continues_and_then_leaves_all_as_it_is(images: Path) -> Non
     rules += [f"grid.png: run/ckpt.pt\n\t{wgan_command} sample $< -o $@"]
     Path("Makefile").write_text("\n".join(rules) + "\n")
     make = ["make", "-s", "grid.png"]
+    assert call("train", "--data", images, *SETTINGS, "-o", "other").code == 0  # the images are decoded
     stopped = subprocess.run([*make, "LIMIT=--time-limit 0"], capture_output=True)
     assert stopped.returncode == 2 and Path("run/ckpt.pt").exists() and not Path("grid.png").exists()
     assert subprocess.run(make, capture_output=True).returncode == 0
@@ -733,6 +735,7 @@ def test_a_finished_run_does_nothing_again(images: Path, trained: Path) -> None:
 
 def test_a_time_limit_ends_with_75_and_the_command_to_go_on(images: Path, trained: Path) -> None:
     words = ("train", "--data", str(images), *SETTINGS, "-o", "b", "--time-limit", "0s")
+    assert call("train", "--data", images, *SETTINGS, "-o", "other").code == 0  # the images are decoded
     done = call(*words)
     assert (done.code, done.out) == (75, b"")
     *_, stopped, again, following = done.err.splitlines()
@@ -757,7 +760,7 @@ def test_durations(text: str, seconds: float, images: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("wgan_cli.train.train", train)
     ticks = itertools.count()
-    monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("time.monotonic", lambda: next(ticks) / 1024)
     assert call("train", "--data", images, *SETTINGS, "--time-limit", text).code == 0
     assert given == [seconds]  # from the very start, so that reading the images counts
 

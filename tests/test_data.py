@@ -814,14 +814,14 @@ def test_a_killed_run_leaves_what_was_flushed_and_the_next_goes_on_from_there(
 
 
 def stopping(images: Path, after: int, config: TrainConfig, talk: StringIO | None = None) -> Dataset:
-    """Asked to stop before the image of that number."""
+    """Asked to stop when it has decoded so many."""
     asked = iter(range(1, 1000))
     return cache.prepare(
         open_source(str(images), BytesIO()),
         config,
         True,
         Console(talk or StringIO()),
-        lambda: ("SIGTERM", 143) if next(asked) > after else None,
+        lambda: ("SIGTERM", 143) if next(asked) == after else None,
     )
 
 
@@ -837,7 +837,7 @@ def test_decoding_stops_when_asked_and_goes_on_later(tmp_path: Path, form: str, 
             stopping(images, after, config(4, 1))
         assert caught.value.exit_code == 143
     found = prepare(images, 4, 1, skip_bad=True)
-    assert form != "folder" or len(opened) == 6 + 3  # one each time is read and not kept
+    assert form != "folder" or len(opened) == 6
     shutil.rmtree(cache.cache_folder())
     again = prepare(images, 4, 1, skip_bad=True)
     np.testing.assert_array_equal(found.rows, again.rows)

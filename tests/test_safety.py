@@ -28,7 +28,7 @@ from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpo
 from wgan_cli import train as training
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
-from wgan_cli.data import cache, source
+from wgan_cli.data import cache, decode, source
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.signals import Stop
 from wgan_cli.state import State
@@ -207,25 +207,28 @@ def test_sigusr1_saves_and_goes_on() -> None:
 @pytest.mark.parametrize(
     ("place", "number", "code"),
     [
-        ("native_channels", signal.SIGTERM, 143),
-        ("read_image", signal.SIGINT, 130),
-        ("read_image", signal.SIGUSR1, 0),
+        ("decode.native_channels", signal.SIGTERM, 143),
+        ("decoding.read_file", signal.SIGINT, 130),
+        ("decoding.read_file", signal.SIGUSR1, 0),
     ],
 )
 def test_signals_while_images_are_read(place: str, number: signal.Signals, code: int) -> None:
-    """To see their channels, or their pixels. Nothing is left behind; SIGUSR1 does nothing, as there is nothing yet."""
+    """To see their channels, or their pixels. What is decoded is kept."""
     patch = f"""
-real, own = cache.{place}, os.getpid()
+from wgan_cli.data import decode, decoding
+real, own = {place}, os.getpid()
 once = []
 def signalled(*words, **more):
     if not once:
         once.append(os.kill(own, {number:d}))
     return real(*words, **more)
-cache.{place} = signalled
+{place} = signalled
 """
     ended, err = Started(*TRAIN, patch=patch).end()
     assert ended == code and "Traceback" not in err
     assert litter() == [] and Path("run").exists() == (code == 0)
+    assert bool(list(cache.cache_folder().glob("*.part"))) == (code == 130)
+    assert code or "saved at image 1 of 16, as SIGUSR1 asks" in err
 
 
 @pytest.mark.parametrize("stop", range(1, 12))
@@ -505,18 +508,17 @@ def test_folders_deeper_than_a_call_can_nest() -> None:
 
 def test_what_the_disk_could_not_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a file is told as the bad one it is, and not remembered as one."""
-    real, errors = Image.open, [OSError(errno.EIO, "Input/output error"), MemoryError()]
+    real, errors = decode.open_file, [OSError(errno.EIO, "Input/output error"), MemoryError()]
 
-    def opening(path: Any, **options: Any) -> Any:
-        if str(path).endswith("03.png") and errors:
+    def opening(item: decode.Item) -> Any:
+        if item.name.endswith("03.png") and errors:
             raise errors.pop()
-        return real(path, **options)
+        return real(item)
 
-    monkeypatch.setattr(Image, "open", opening)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.setattr(decode, "open_file", opening)
     done = call(*TRAIN, "-q")  # probed, then decoded
     assert done.code == 3 and "03.png  Input/output error" in done.err
-    assert not any(json.loads(path.read_bytes()) for path in cache.cache_folder().glob("*.probe.json"))
+    assert not any(json.loads(path.read_bytes()) for path in cache.cache_folder().glob("*.look.json"))
     assert call(*TRAIN, "-q").code == 0 and not errors
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from tiny import Ended, call
 
 from wgan_cli import checkpoint as checkpoints
 from wgan_cli.config import TrainConfig
-from wgan_cli.data import decode, seen
+from wgan_cli.data import decode, decoding, seen
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.data.seen import Seen
 from wgan_cli.data.split import held_out_by_format_1
@@ -200,3 +202,28 @@ def test_sides_of_points_follow_from_their_place() -> None:
     assert points.held is not None and found.sides(points)[1].tolist() == points.held.tolist()
     other = Dataset(np.zeros((100, 2), np.float32), "b" * 16, pixels="b" * 16)
     assert not any(side.any() for side in found.sides(other))
+
+
+def test_a_command_stopped_while_it_decodes_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = images(tmp_path / "imgs", 0, 40)
+    opened: list[str] = []
+    real = decode.read_file
+
+    def stopped(item: decode.Item, *arguments: Any, **named: Any) -> decode.Read:
+        opened.append(item.name)
+        if len(opened) == 11:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(item, *arguments, **named)
+
+    monkeypatch.setattr(decoding, "read_file", stopped)
+    done = train(data, tmp_path / "run", 1)
+    assert done.code == 143
+    assert "Stopped by SIGTERM at image 11 of 40; what is decoded stays" in done.err
+    assert "To go on: wgan train --data" in done.err
+    done = train(data, tmp_path / "run", 1)
+    assert done.code == 0 and "going on at image 11 of 40" in done.err
+    assert len(opened) == 40
+    shutil.rmtree(tmp_path / "run")
+    monkeypatch.setenv("WGAN_CACHE", str(tmp_path / "another"))
+    done = train(data, tmp_path / "run", 1, "--time-limit", "0s")
+    assert done.code == 75 and "Stopped by the time limit at image 1 of 40" in done.err

@@ -66,6 +66,11 @@ class Run:
         self._board: Any = None
         self._drawing = True  # until that fails
 
+    def tidy(self) -> None:
+        """Remove what a killed run was about to write."""
+        for folder in filter(Path.is_dir, (self.out, self.out / "samples")):
+            sweep(folder)
+
     @property
     def kept(self) -> str:
         """What is left of the run where it diverges."""
@@ -77,8 +82,6 @@ class Run:
         """Make the folder. A fresh run removes what one that was begun there before has written, and nothing else."""
         check_folder(self.out, config, force=True)
         (self.out / "samples").mkdir(parents=True, exist_ok=True)
-        for folder in (self.out, self.out / "samples"):
-            sweep(folder)
         for name in _written(self.out) if fresh else ():
             (self.out / name).unlink()
         with replacing(self.out / "config.json") as content:

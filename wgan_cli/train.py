@@ -45,6 +45,7 @@ def train(
     """
     began, stop = time.monotonic(), stop or Stop()
     run = Run(out, console)
+    run.tidy()
     resumes = run.newest.exists() and not force
     state = (
         restored_state(run.newest, config, dataset, device, console, new_data) if resumes else new_state(config, device)

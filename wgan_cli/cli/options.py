@@ -170,14 +170,17 @@ def within(numbers: Range) -> click.IntRange | click.FloatRange:
 
 def default_of(name: str) -> str:
     """`64`, or where it depends on the variant or the architecture `gan ns 128, clip gp 64`."""
+    general = next(f.default for f in fields(TrainConfig) if f.name == name)
     for records in ({v: r.defaults for v, r in VARIANTS.items()}, {a: m.DEFAULTS for a, m in ARCHITECTURES.items()}):
         owners: dict[str, list[str]] = {}
         for owner, defaults in records.items():
             if name in defaults:
                 owners.setdefault(plain(defaults[name]), []).append(owner)
         if owners:
-            return ", ".join(f"{' '.join(names)} {value}" for value, names in owners.items())
-    return plain(next(f.default for f in fields(TrainConfig) if f.name == name))
+            told = [f"{' '.join(names)} {value}" for value, names in owners.items()]
+            some = general is not None and sum(map(len, owners.values())) < len(records)
+            return ", ".join([*told, f"else {plain(general)}"] if some else told)
+    return plain(general)
 
 
 def plain(value: Any) -> str:

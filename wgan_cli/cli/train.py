@@ -59,13 +59,18 @@ def _variants_text() -> str:
 @option("--time-limit", metavar="TIME", callback=seconds, help="Save and exit 75 after this time, as in 30m.")
 @option("--dry-run", is_flag=True, help="Show each setting and where it comes from, and exit.")
 @option("--force", is_flag=True, help="Start anew in a folder that holds another run.")
-@option("--new-data", is_flag=True, help="Go on with a run though --data has changed.")
-@setting("channels", DATA, type=click.Choice(["1", "3", "4"]), help="Channels.  [default: as most images have them]")
+@setting(
+    "channels",
+    DATA,
+    type=click.Choice(["1", "3", "4"]),
+    help="Channels.  [default: what the pixels of most images need]",
+)
 @setting("fit", DATA, type=click.Choice(FITS), help="How an image becomes square.")
 @setting("flip", DATA, is_flag=True, help="Mirror half of the images.  [default: no]")
 @setting("holdout", DATA, metavar="FRACTION", help="Share of the images to keep from training and judge by.")
 @option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.", section=DATA)
 @null_option(DATA)
+@option("--new-data", is_flag=True, help="Go on with a run though --data has changed.", section=DATA)
 @setting("width", NETWORKS, help="Feature maps or hidden units.")
 @setting("latent", NETWORKS, help="Dimensions of the latent.")
 @setting(

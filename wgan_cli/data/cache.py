@@ -87,7 +87,7 @@ def prepare(
 ) -> Dataset:
     """Every image of the source at the config's size and channels: decoded once, mapped from the cache later.
 
-    should_stop: asked before each image that is decoded; what asks to stop, and the exit code for it, or None.
+    should_stop: asked after each image that is decoded; what asks to stop, and the exit code for it, or None.
     should_save: whether what is decoded is to be brought to the disk at once.
     Raises DataError if a file cannot be read (unless skip_bad) or if there are fewer images than a batch,
     StoppedError where should_stop says so.

@@ -38,7 +38,7 @@ def decode(
     """Write `rows`, one image after the other, and beside them the digests of their files; what there is to know.
 
     Images come from the last flush on that another process, however it ended, has left in `rows`.part. Raises
-    StoppedError where `should_stop` says so, which is asked before each image.
+    StoppedError where `should_stop` says so, which is asked after each image.
     """
     size, channels, fit = config.size, config.channels, config.fit
     row = size * size * channels
@@ -55,11 +55,11 @@ def decode(
             if work.done:
                 console.notice(f"going on at image {work.done} of {total}, as far as they are decoded")
             for result in results:
-                if reason := should_stop():
+                work.add(result)
+                if work.done < total and (reason := should_stop()):  # one image on at least, as a run does a step
                     raise StoppedError(
                         f"Stopped by {reason[0]} at image {work.done} of {total}; what is decoded stays", reason[1]
                     )
-                work.add(result)
                 if should_save():
                     work.flush()
                     console.notice(f"saved at image {work.done} of {total}, as SIGUSR1 asks")
