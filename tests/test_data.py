@@ -28,7 +28,7 @@ from tiny import SETTINGS, call, write_images
 from wgan_cli import DataError, StoppedError, UsageError, WganError
 from wgan_cli.config import TrainConfig
 from wgan_cli.console import Console
-from wgan_cli.data import cache, dataset, decode, pool
+from wgan_cli.data import cache, dataset, decode, pool, split
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.data.decode import Item, Pixels, read_image
 from wgan_cli.data.source import open_source
@@ -1269,6 +1269,23 @@ def test_a_batch_follows_from_seed_and_number_alone() -> None:
     dataset = numbered(100)
     assert {pair: drawn(dataset, pair[0], 30, pair[1]) for pair in reversed(order)} == first
     assert len(set(map(tuple, first.values()))) == len(first)
+
+
+def test_a_small_part_held_out_does_not_cost_the_order_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+        made.append(count)
+        return split.permutation(count, seed, epoch)
+
+    monkeypatch.setattr(dataset, "permutation", counted)
+    training, heldout = numbered(100).split(0.1, 10, 0)
+    made.clear()
+    assert heldout
+    for number in range(8):  # an epoch of the one is nine batches, and of the other one
+        training.batch(number, 10, 0, CPU)
+        heldout.batch(number, 10, 0, CPU)
+    assert made.count(90) == 1 and made.count(10) == 8
 
 
 def test_units_and_pixels_are_inverse() -> None:

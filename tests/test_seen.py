@@ -93,6 +93,7 @@ def test_a_run_goes_on_with_new_data_and_every_image_known_keeps_its_side(run: P
     assert after.contents is not None and before.contents is not None
     assert after.count == 95 and after.changes == [{"step": 1, "fingerprint": after.fingerprint, "count": 95}]
     assert set(after.gone.tolist()) == set(trained.tolist()) - set(after.contents.tolist()) and len(after.gone)
+    assert set(after.trained_on.tolist()) >= set(trained.tolist())
     held = set(after.contents[after.held].tolist())
     assert held & set(before.contents.tolist()) == set(before.contents[before.held].tolist()) & set(
         after.contents.tolist()

@@ -76,7 +76,8 @@ class Seen:
         for row in range(len(names) - 1, -1, -1):  # of copies the last are the new ones
             if more[content := int(data.contents[row])] > 0:
                 more[content] -= 1
-                new.insert(0, names[row])
+                new.append(names[row])
+        new.reverse()
         told = ", ".join(new[:MOST_NAMED]) + (f" and {len(new) - MOST_NAMED} others" if len(new) > MOST_NAMED else "")
         return (
             f"of its {self.count} images {gone or 'none'} {'is' if gone == 1 else 'are'} gone, and of the "
