@@ -897,9 +897,9 @@ def test_a_second_process_decodes_for_itself_and_both_end_with_the_same(tmp_path
     (part,) = cached(".part")
     script = """
 import sys
-from wgan_cli.files import _try_lock
+from wgan_cli.files import try_lock
 with open(sys.argv[1], "r+b") as file:
-    assert _try_lock(file.fileno())
+    assert try_lock(file.fileno())
     print("locked", flush=True)
     sys.stdin.read()
 """

@@ -27,10 +27,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     content or the new one, even after a kill or a power cut. After an error in the block, `path` is as it was.
     """
     target = Path(os.path.realpath(path))  # a link goes on to point at it
-    temporary = _beside(target)
+    temporary = beside(target)
     try:
         with open(temporary, "xb") as file:
-            _try_lock(file.fileno())  # tells `sweep` that somebody is at it, on whatever machine
+            try_lock(file.fileno())  # tells `sweep` that somebody is at it, on whatever machine
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -48,7 +48,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def link(source: Path, path: Path) -> None:
     """Make `path` a second name of `source`'s content, atomically; a copy where there are no hard links."""
-    temporary = _beside(path)
+    temporary = beside(path)
     try:
         os.link(source, temporary)
         os.replace(temporary, path)
@@ -60,7 +60,7 @@ def link(source: Path, path: Path) -> None:
             file.write(source.read_bytes())
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A new name for what is to become `path`. Process ids repeat: each container counts from 1."""
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
 
@@ -70,7 +70,7 @@ def sweep(folder: Path) -> None:
     for entry in os.scandir(folder):
         if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", entry.name) and entry.is_file(follow_symlinks=False):
             with suppress(OSError), open(entry.path, "r+b") as file:  # NFS asks for it
-                if _try_lock(file.fileno()):
+                if try_lock(file.fileno()):
                     os.unlink(entry.path)
 
 
@@ -97,14 +97,14 @@ def _record_lock(folder: Path) -> Iterator[None]:
     """By fcntl. filelock has flock, which forked children go on to hold, and whose file may never be removed."""
     path = folder / ".lock"
     with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0) as file:
-        if _try_lock(file.fileno()) is False or not _is_still(file, path):  # else just removed by its owner
+        if try_lock(file.fileno()) is False or not is_still(file, path):  # else just removed by its owner
             raise _taken(folder, f"process {file.read(100).decode(errors='replace')}")
         try:
             file.truncate()
             file.write(f"{os.getpid()} on {platform.node()}".encode())
             yield
         finally:
-            if _is_still(file, path):
+            if is_still(file, path):
                 path.unlink()
 
 
@@ -126,7 +126,7 @@ def _taken(folder: Path, holder: str) -> UsageError:
     return UsageError(f"{folder}: {holder} is training there; wait for it or stop it, or choose another -o")
 
 
-def _is_still(file: FileIO, path: Path) -> bool:
+def is_still(file: FileIO, path: Path) -> bool:
     """Whether `path` is the name of this open file, not of one that has been put there since, or gone."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.lstat())
@@ -134,7 +134,7 @@ def _is_still(file: FileIO, path: Path) -> bool:
         return False
 
 
-def _try_lock(descriptor: int) -> bool | None:
+def try_lock(descriptor: int) -> bool | None:
     """Whether this process could lock an open file, until it closes it or ends; None where there are no locks.
 
     With fcntl's locks, which work over NFS and which forked children, who may live on for a while, do not share.

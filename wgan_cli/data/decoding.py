@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from .. import StoppedError, WganError
 from ..config import TrainConfig
 from ..console import Console
-from ..files import _beside, _is_still, _try_lock, replacing
+from ..files import beside, is_still, replacing, try_lock
 from .arrays import read_array
 from .decode import DIGEST_BYTES, BadFile, Read, read_file
 from .pool import read_images
@@ -154,12 +154,12 @@ def _take_up(file: BinaryIO, path: Path, row: int) -> _Work:
 def _open_part(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """The file at `path`, or while another process is at work on that, one that no other process goes on with."""
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-        if _try_lock(file.fileno()) and _is_still(file.raw, path):  # type: ignore[arg-type]
+        if try_lock(file.fileno()) and is_still(file.raw, path):  # type: ignore[arg-type]
             yield file, path
             return
-    path = _beside(path)
+    path = beside(path)
     with open(path, "x+b") as file:
-        _try_lock(file.fileno())  # tells `sweep` that somebody is at it
+        try_lock(file.fileno())  # tells `sweep` that somebody is at it
         try:
             yield file, path
         finally:
@@ -179,5 +179,5 @@ def forget(folder: Path) -> None:
     """Remove what was begun to be decoded, a week ago or earlier, and not gone on with."""
     for path in folder.glob("*.part"):
         with suppress(OSError), open(path, "r+b") as file:
-            if time.time() - path.stat().st_mtime > FORGOTTEN and _try_lock(file.fileno()) is not False:
+            if time.time() - path.stat().st_mtime > FORGOTTEN and try_lock(file.fileno()) is not False:
                 _remove(path)
