@@ -98,7 +98,8 @@ def train(
             reason = None if last else stop.reason()
             late = time.monotonic() >= save_by
             samples, saves = last or step % config.sample_every == 0, last or step % config.save_every == 0
-            now = late or stop.save_asked  # whatever the settings say
+            asked = stop.take_save()  # one that comes after this is answered at the next step, which saves
+            now = late or asked  # whatever the settings say
             if logs or samples or saves or now or len(unchecked) > 1000:
                 check_steps(state, unchecked, run.kept)
             if logs:
@@ -119,7 +120,7 @@ def train(
                 redraw = time.monotonic()
                 run.draw()
                 redraw += 100 * (time.monotonic() - redraw)  # a hundredth of the time goes into drawing
-            if stop.take_save():
+            if asked:
                 console.notice(f"saved at step {state.step}, as SIGUSR1 asks")
         if reason:
             check_steps(state, unchecked, run.kept)
