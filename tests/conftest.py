@@ -10,6 +10,8 @@ import pytest
 import torch
 from tiny import new_run, save, write_images
 
+from wgan_cli.data import pool
+
 
 def pytest_configure() -> None:
     """Undo what a shell does to what it puts into the background: SIGINT ignored (by nohup SIGHUP), here and in the
@@ -28,6 +30,12 @@ def pytest_configure() -> None:
 def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WGAN_CACHE", str(tmp_path_factory.mktemp("cache")))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are read in the process of the test, which may count or change how."""
+    monkeypatch.setattr(pool, "_in_order", lambda attempt, items, count: map(attempt, items))
 
 
 @pytest.fixture(scope="module")

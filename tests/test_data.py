@@ -78,7 +78,7 @@ def values(dataset: Dataset) -> list[int]:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def opened(monkeypatch: pytest.MonkeyPatch, one_process: None) -> list[Any]:
     """Every image that is opened, from now on."""
     seen: list[Any] = []
     real = Image.open
@@ -114,6 +114,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: bytes) -> None:
     assert values(prepare(tmp_path / "imgs", 4, 1)) == [7]
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_bomb_in_a_zip_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wgan_cli.data.decode.MOST_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -871,6 +872,31 @@ def test_sigusr1_brings_what_is_decoded_to_the_disk(tmp_path: Path) -> None:
     assert "saved at image 2 of 6" in talk.getvalue()
 
 
+@pytest.mark.parametrize("grey_too", [False, True])
+def test_looking_stops_when_asked_and_goes_on_later(tmp_path: Path, opened: list[Any], grey_too: bool) -> None:
+    """At the headers, and at the pixels of images that may all be grey."""
+    images = some_images(tmp_path / "imgs")
+    if grey_too:
+        for path in images.glob("[0-9].png"):
+            Image.open(path).convert("RGB").save(path)
+        opened.clear()
+    stops = 0
+    for asked in range(20):
+        talk = StringIO()
+        try:
+            facts = cache.probe(open_source(str(images), BytesIO()), Console(talk), lambda: ("SIGTERM", 143))
+            break
+        except StoppedError as stopped:
+            stops += 1
+            assert stopped.exit_code == 143
+            assert f"when {min(asked + 1, 6)} of 6 images were looked at" in str(stopped)
+    assert facts == {"size": 16, "channels": 1}
+    assert stops == (5 + 4 if grey_too else 5)  # after each but the last
+    assert len(opened) == (6 + 5 if grey_too else 6)
+    assert ("grey in every pixel" in talk.getvalue()) == grey_too
+    assert probe(images) == facts and len(opened) == (11 if grey_too else 6)
+
+
 DAMAGE: dict[str, Callable[[Path, Path], object]] = {
     "rows cut": lambda part, journal: part.write_bytes(part.read_bytes()[:-1]),
     "no rows": lambda part, journal: part.unlink(),
@@ -987,6 +1013,7 @@ BAD: dict[str, tuple[str, bytes]] = {
 }
 
 
+@pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("form", ["folder", "zip"])
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_file_is_named_and_left_out_only_if_asked(

@@ -82,9 +82,12 @@ def test_processes_import_neither_torch_nor_the_program_that_starts_them() -> No
     assert {tuple(names) for _, names in read_images(numbers(100), reads.imported)} == {()}
 
 
-def test_few_items_are_read_without_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "ProcessPoolExecutor", None)
-    assert len(list(read_images(numbers(pool.FEW), reads.number))) == pool.FEW
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_crash_on_the_only_image_is_a_bad_file_too(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    monkeypatch.setattr(pool, "workers", lambda: processes)
+    ((_, result),) = read_images(numbers(1), partial(reads.crash, on={"0": signal.SIGSEGV}))
+    assert result == BadFile("0", "the decoder crashed on it")
+    assert list(read_images([], reads.number)) == []
 
 
 SCRIPT = """

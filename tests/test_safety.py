@@ -207,7 +207,7 @@ def test_sigusr1_saves_and_goes_on() -> None:
 @pytest.mark.parametrize(
     ("place", "number", "code"),
     [
-        ("decode.native_channels", signal.SIGTERM, 143),
+        ("cache.look", signal.SIGTERM, 143),
         ("decoding.read_file", signal.SIGINT, 130),
         ("decoding.read_file", signal.SIGUSR1, 0),
     ],
@@ -215,7 +215,8 @@ def test_sigusr1_saves_and_goes_on() -> None:
 def test_signals_while_images_are_read(place: str, number: signal.Signals, code: int) -> None:
     """To see their channels, or their pixels. What is decoded is kept."""
     patch = f"""
-from wgan_cli.data import decode, decoding
+from wgan_cli.data import cache, decode, decoding, pool
+pool._in_order = lambda attempt, items, count: map(attempt, items)
 real, own = {place}, os.getpid()
 once = []
 def signalled(*words, **more):
@@ -229,6 +230,8 @@ def signalled(*words, **more):
     assert litter() == [] and Path("run").exists() == (code == 0)
     assert bool(list(cache.cache_folder().glob("*.part"))) == (code == 130)
     assert code or "saved at image 1 of 16, as SIGUSR1 asks" in err
+    if code:
+        assert "To go on: wgan train --data" in err
 
 
 @pytest.mark.parametrize("stop", range(1, 12))
@@ -506,6 +509,7 @@ def test_folders_deeper_than_a_call_can_nest() -> None:
         subprocess.run(["rm", "-r", "d"], check=True)  # pytest could not
 
 
+@pytest.mark.usefixtures("one_process")
 def test_what_the_disk_could_not_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a file is told as the bad one it is, and not remembered as one."""
     real, errors = decode.open_file, [OSError(errno.EIO, "Input/output error"), MemoryError()]

@@ -114,6 +114,7 @@ def test_new_data_of_a_run_that_has_the_same_change_nothing(run: Path) -> None:
     assert known(run).changes == []
 
 
+@pytest.mark.usefixtures("one_process")
 def test_another_decoder_is_told_and_does_not_end_a_run(
     run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -205,6 +206,7 @@ def test_sides_of_points_follow_from_their_place() -> None:
     assert not any(side.any() for side in found.sides(other))
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_command_stopped_while_it_decodes_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = images(tmp_path / "imgs", 0, 40)
     opened: list[str] = []

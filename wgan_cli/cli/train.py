@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -156,27 +157,30 @@ def train(
     where = pick_device(device)
     source = open_source(data, sys.stdin.buffer, null)
     check_apart(source, out)
-    facts = {} if source.items and {"size", "channels"} <= given.keys() else probe(source, console)
-    config, origins = resolve(given, facts, preset, native_precision(where))
-
-    from ..run import check_folder
-    from ..train import expected_seconds, train
-
-    if dry_run:  # writes nothing, so what stands in its way comes last
-        _print_settings(ctx, config, origins, as_json)
-        told = f"{config.steps} steps take {in_words(expected_seconds(config, where))} on this machine"
-        console.notice(f"{told}, as timed with made-up images")
-    check_folder(out, config, force)  # before the images are read, which may take long
-    if dry_run:
-        return
-    of_data: dict[str, Any] = {name: given[name] for name in ("size", "channels", "fit", "flip") if name in given}
-    faster = _fast_command(data, of_data) if preset == "paper" and config.size else ""
     next_line = f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png"
     try:
-        with lock(out), stop:
-            dataset = prepare(source, config, skip_bad, console, stop.reason, stop.take_save)
-            done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data)
-            click.echo(os.fsencode(done))
+        with nullcontext() if dry_run else stop:
+            facts = {} if source.items and {"size", "channels"} <= given.keys() else probe(source, console, stop.reason)
+            config, origins = resolve(given, facts, preset, native_precision(where))
+
+            from ..run import check_folder
+            from ..train import expected_seconds, train
+
+            if dry_run:  # writes nothing, so what stands in its way comes last
+                _print_settings(ctx, config, origins, as_json)
+                told = f"{config.steps} steps take {in_words(expected_seconds(config, where))} on this machine"
+                console.notice(f"{told}, as timed with made-up images")
+            check_folder(out, config, force)  # before the images are read, which may take long
+            if dry_run:
+                return
+            of_data: dict[str, Any] = {
+                name: given[name] for name in ("size", "channels", "fit", "flip") if name in given
+            }
+            faster = _fast_command(data, of_data) if preset == "paper" and config.size else ""
+            with lock(out):
+                dataset = prepare(source, config, skip_bad, console, stop.reason, stop.take_save)
+                done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data)
+                click.echo(os.fsencode(done))
     except OSError as error:
         error.filename = error.filename or str(out)
         raise

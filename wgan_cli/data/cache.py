@@ -9,7 +9,7 @@ import mmap
 import os
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import DataError, WganError
+from .. import DataError, StoppedError, WganError
 from ..config import TrainConfig, auto_size
 from ..console import Console, printable
 from ..files import replacing, sweep
@@ -33,8 +33,11 @@ from .toys import toy_points
 CACHE_VERSION = 2  # to be raised when the same file would be decoded into other pixels
 
 
-def probe(source: Source, console: Console) -> dict[str, int]:
-    """The size and channels that the images suggest: the median of the shorter sides, and most images' channels."""
+def probe(source: Source, console: Console, should_stop: Callable[[], Reason | None] = lambda: None) -> dict[str, int]:
+    """The size and channels that the images suggest: the median of the shorter sides, and most images' channels.
+
+    should_stop: asked after each image that is looked at, as `prepare` has it.
+    """
     if source.toy:
         return {"size": 0, "channels": 2}
     if source.array:
@@ -42,39 +45,63 @@ def probe(source: Source, console: Console) -> dict[str, int]:
             height, width, channels = image_shape(shape)
             return {"size": auto_size(min(height, width)), "channels": channels}
     note = cache_folder() / f"{source.key}.look.json"
-    facts = _note(note)
-    if not (facts and {"size", "channels", "said"} <= facts.keys()):
+    facts = _note(note) or {}
+    if "said" not in facts:
         with _caching(), replacing(note) as file:  # a cache that cannot be written is found before images are read
-            facts, lasts = _look_at_images(source, console)
+            facts, lasts, reason = _look_at_images(source, facts, console, should_stop)
             file.write(json.dumps(facts if lasts else {}).encode())
+        if reason:
+            raise StoppedError(
+                f"Stopped by {reason[0]} when {len(facts['seen'])} of {len(source.items)} images were looked at, "
+                "to find their size and channels; what was found stays",
+                reason[1],
+            )
     if said := facts.pop("said"):
         console.notice(said)
     return facts
 
 
-def _look_at_images(source: Source, console: Console) -> tuple[dict[str, Any], bool]:
-    """The facts of `probe`, with what there is to say of them, and whether they last."""
-    seen: list[Look] = []
-    good, bad = [], []
-    for done, (item, result) in enumerate(read_images(source.items, look), 1):
-        if not isinstance(result, BadFile):
-            seen.append(result)
-            good.append(item)
-        elif result.reason != GRID:
-            bad.append(result)
-        console.progress("looking at images", done, len(source.items))
-    if not seen:
+def _look_at_images(
+    source: Source, begun: Mapping[str, Any], console: Console, should_stop: Callable[[], Reason | None]
+) -> tuple[dict[str, Any], bool, Reason | None]:
+    """The facts of `probe`, with what there is to say of them; whether they last; and what has stopped the looking.
+
+    If stopped, what is found instead, to be given as `begun` the next time.
+    """
+    total, grey = len(source.items), begun.get("grey", 0)
+    seen = [Look(*entry) if isinstance(entry[0], int) else BadFile(*entry) for entry in begun.get("seen", ())]
+    for _, result in read_images(source.items[len(seen) :], look):
+        seen.append(result)
+        console.progress("looking at images", len(seen), total)
+        if len(seen) < total and (reason := should_stop()):
+            return {"seen": seen}, _last(seen), reason
+    looks = [result for result in seen if isinstance(result, Look)]
+    if not looks:
+        bad = [result for result in seen if isinstance(result, BadFile) and result.reason != GRID]
         _show_bad(bad, console.error, console.row, console.verbose)
-        raise DataError(f"{source.told}: none of its {len(source.items)} files can be read")
-    channels = Counter(s.channels for s in seen).most_common(1)[0][0]
-    stored = Counter(s.stored for s in seen).most_common(1)[0][0]
+        raise DataError(f"{source.told}: none of its {total} files can be read")
+    channels = Counter(s.channels for s in looks).most_common(1)[0][0]
+    stored = Counter(s.stored for s in looks).most_common(1)[0][0]
     said = "the images' alpha is opaque throughout, so it is left out: --channels 4 keeps it" if stored == 4 else ""
-    # The first image of a coloured set tells, so no process is started for that; only a grey set is read to its end.
-    in_turn = chain(read_images(good[:4], is_grey), read_images(good[4:], is_grey))
-    if channels == 3 and all(grey is True for _, grey in in_turn):
-        channels, said = 1, "the images are grey in every pixel, so one channel is taken: --channels 3 takes three"
-    facts = {"size": auto_size(statistics.median(s.side for s in seen)), "channels": channels}
-    return {**facts, "said": said if channels < stored else ""}, all(entry.lasts for entry in bad)
+    if channels == 3:
+        good = [item for item, result in zip(source.items, seen, strict=True) if isinstance(result, Look)][grey:]
+        # The first image of a coloured set tells, so few are read ahead; only a grey set is read to its end.
+        for _, is_so in chain(read_images(good[:4], is_grey), read_images(good[4:], is_grey)):
+            if is_so is not True:
+                break
+            grey += 1
+            console.progress("looking for colour", grey, len(looks))
+            if grey < len(looks) and (reason := should_stop()):
+                return {"seen": seen, "grey": grey}, _last(seen), reason
+        else:
+            channels, said = 1, "the images are grey in every pixel, so one channel is taken: --channels 3 takes three"
+    facts = {"size": auto_size(statistics.median(s.side for s in looks)), "channels": channels}
+    return {**facts, "said": said if channels < stored else ""}, _last(seen), None
+
+
+def _last(results: Iterable[Look | BadFile]) -> bool:
+    """Whether what was found holds the next time too."""
+    return all(result.lasts for result in results if isinstance(result, BadFile))
 
 
 def prepare(

@@ -28,7 +28,6 @@ from .decode import FORMATS, BadFile, Item
 R = TypeVar("R")
 
 CHUNK = 32  # images that a process reads before it hands them over
-FEW = 2 * CHUNK  # images that are read sooner than processes start
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # no fork of a process that has torch and its threads
 # What a terminal or a scheduler sends to all processes of a job at once, and the command alone answers.
 _NOT_THEIRS = {getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)}
@@ -37,14 +36,12 @@ _NOT_THEIRS = {getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1")
 def read_images(items: Sequence[Item], read: Callable[[Item], R]) -> Iterator[tuple[Item, R | BadFile]]:
     """`read` of each item, in order, in a process for each core; what a decoder raises becomes a BadFile.
 
-    `read` is a function of a module, or a `partial` of one, and that module does not import torch. A few items are
-    read in this process. A file on which a process crashes is a BadFile too. Some dozens of results for each process
-    are ahead, however many items there are.
+    `read` is a function of a module, or a `partial` of one, and that module does not import torch. A file on which a
+    process crashes is a BadFile too, so even a single one is not read in this process. Some dozens of results for each
+    process are ahead, however many items there are.
     """
-    attempt = partial(_attempt, read)
     count = min(workers(), math.ceil(len(items) / CHUNK))
-    results = map(attempt, items) if count < 2 or len(items) <= FEW else _in_order(attempt, items, count)
-    yield from zip(items, results, strict=True)
+    yield from zip(items, _in_order(partial(_attempt, read), items, count), strict=True)
 
 
 def _attempt(read: Callable[[Item], R], item: Item) -> R | BadFile:
