@@ -99,7 +99,7 @@ def test_the_written_out_gradient_is_autograds(arch: str, size: int) -> None:
     critic = build_critic(TrainConfig(arch=arch, size=size, channels=2, width=3)).double()
     points = torch.randn(5, 2, size, size, dtype=torch.float64)
     gradients = []
-    layers = critic[0]
+    layers = critic.net
     assert isinstance(layers, nn.Sequential)
     for subject in (critic, Critic(layers)):  # the second does not say that it is piecewise linear
         gradient = input_gradient(subject, points)

@@ -185,13 +185,13 @@ def test_what_format_1_held_out_is_what_numpy_says_today() -> None:
 def test_parts_that_do_not_go_together_are_damage(run: Path) -> None:
     content, _ = checkpoints.load(run / "ckpt.pt")
     block = content["data"]
-    assert seen.wrong_in(block) == []
+    assert seen.wrong_in(block, 0) == []
     for name, value in {
         "held": 1 - block["held"],
         "contents": block["contents"][:-1],
         "gone": torch.zeros(3, 7, dtype=torch.uint8),
     }.items():
-        assert seen.wrong_in({**block, name: value}) == [name]
+        assert seen.wrong_in({**block, name: value}, 0) == [name]
     torch.save({**content, "data": {**block, "held": 1 - block["held"]}}, run / "ckpt.pt")
     done = call("info", run)
     assert done.code == 3 and "do not go together: held" in done.err

@@ -117,12 +117,14 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
     if wrong or not all(0 <= count < 2**63 for count in counts):
         wrong = wrong or ["step or data, which count below 0 or beyond 2^63"]
         raise DataError(f"{name}: damaged, nothing usable under {', '.join(wrong)}")
-    if form > 1 and (wrong := wrong_in(content["data"])):
-        raise DataError(f"{name}: damaged, data that do not go together: {', '.join(wrong)}")
     try:
-        return content, TrainConfig.from_dict(content["config"])
+        config = TrainConfig.from_dict(content["config"])
     except (UsageError, TypeError) as error:
         raise DataError(f"{name}: its settings make no run ({reason(error)})") from None
+    wrong = wrong_in(content["data"], len(config.classes)) if form > 1 else ["classes"] * bool(config.classes)
+    if wrong:
+        raise DataError(f"{name}: damaged, data that do not go together: {', '.join(wrong)}")
+    return content, config
 
 
 def _check_archive(path: str | Path) -> None:

@@ -19,6 +19,7 @@ ARCHS = tuple(ARCHITECTURES)
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 FITS = ("crop", "pad", "stretch")
 PRECISIONS = ("fp32", "bf16", "auto")
+LABELS = ("none", "folders", "file")
 CRITIC_NORMS = ("none", "batch", "layer")
 
 
@@ -107,6 +108,8 @@ class TrainConfig:
     channels: int = 3  # of an image, or coordinates of a point
     fit: str = "crop"
     flip: bool = False
+    labels: str = "none"  # where the classes come from
+    classes: tuple[str, ...] = ()  # their names, from the data
     holdout: float = 0.05  # share of the samples that is kept from training
     steps: int = _may_change(100_000)  # generator updates; CIFAR-10's length in Gulrajani et al. 2017
     batch: int = 64
@@ -143,6 +146,7 @@ class TrainConfig:
             "arch": ARCHS,
             "optimizer": OPTIMIZERS,
             "fit": FITS,
+            "labels": LABELS,
             "precision": PRECISIONS[:2],  # auto is resolved before
             "critic_norm": CRITIC_NORMS,
         }
@@ -156,6 +160,8 @@ class TrainConfig:
                 raise UsageError(f"{flag(name)} {value}: must be {numbers}")
         if self.betas is not None and not (len(self.betas) == 2 and all(map(BETA.holds, self.betas))):
             raise UsageError(f"--betas {self.betas}: must be two, each {BETA}, as in 0.5,0.9")
+        if not all(isinstance(name, str) for name in self.classes) or len(set(self.classes)) < len(self.classes):
+            raise UsageError(f"classes {self.classes}: must be names, each another")
         if reason := ARCHITECTURES[self.arch].refusal(self.size):
             raise UsageError(reason)
         if self.critic_norm == "batch" and self.record.penalties:
@@ -174,9 +180,8 @@ class TrainConfig:
         known = {f.name for f in fields(cls)}
         if unknown := set(values) - known:
             raise UsageError(f"unknown settings: {', '.join(sorted(map(str, unknown)))}")
-        betas = values.get("betas")
-        # A run from before there was a holdout had none.
-        return cls(**{"holdout": 0.0, **values, "betas": tuple(betas) if betas is not None else None})
+        tuples = {name: tuple(values[name]) for name in ("betas", "classes") if values.get(name) is not None}
+        return cls(**{"holdout": 0.0, **values, **tuples})  # a run from before there was a holdout had none
 
 
 def resolve(
@@ -243,7 +248,8 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]
 
 
 def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    """As errors name a setting; what only the data give has no flag."""
+    return name if name == "classes" else "--" + name.replace("_", "-")
 
 
 def auto_size(side: float) -> int:

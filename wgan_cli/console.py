@@ -134,6 +134,12 @@ def in_words(seconds: float) -> str:
     return "less than a minute"
 
 
+def in_short(names: Sequence[str], most: int = 20) -> str:
+    """`a, b, c and 980 more`."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
 def printable(text: str) -> str:
     """`text` on one line: control characters and bytes that are no UTF-8 escaped, everything else as it is."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)

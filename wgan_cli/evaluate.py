@@ -46,7 +46,7 @@ from .metrics import (
     pyramid_distances,
     sliced_wasserstein,
 )
-from .sample import CHUNK, generate, latents, to_output
+from .sample import CHUNK, generate, latents, spread, to_output
 
 COUNT = 1000  # samples, unless asked for otherwise
 FEW = 100  # samples, under which figures scatter widely
@@ -63,6 +63,7 @@ def evaluate(
     seed: int = 0,
     features: Path | None = None,  # a TorchScript or torch.export model
     train: Dataset | None = None,
+    class_counts: Sequence[int] = (),  # of the classes to draw samples of: as many of each in proportion
 ) -> Iterator[dict[str, Any]]:
     """A record for each figure: its value for samples, its value for data, which way is better, and what it depends on.
 
@@ -87,7 +88,7 @@ def evaluate(
     if (different := len({row.tobytes() for row in stored})) < count:
         console.notice(f"--data repeats itself: {different} different of {2 * count}, so the column `data` says little")
     real, other = (unit(torch.from_numpy(part)) for part in (stored[:count], stored[count:]))
-    chunks = generate(generator, latents(seed, range(count), config.latent))
+    chunks = generate(generator, latents(seed, range(count), config.latent), y=spread(count, class_counts))
     images = [torch.cat([unit(torch.from_numpy(to_output(chunk))) for chunk in chunks]), other, real]
     vectors = [flatten(x) for x in images]
     protocol: dict[str, Any] = {"n": count, "seed": seed, "space": "pixels" if config.size else "points"}

@@ -147,13 +147,13 @@ class Run:
 
     def write_grid(self, state: State, numbered: bool) -> None:
         """64 samples of the same latents each time, those of `wgan sample --seed` with the run's seed, as
-        samples/newest.png, and with the step as a name where they are to stay."""
+        samples/newest.png, and with the step as a name where they are to stay; one class after the other."""
         network = state.ema or state.generator
         network.eval()
-        rows = sample.latents(state.config.seed, range(64), state.config.latent)
+        rows, classes = sample.latents(state.config.seed, range(64), state.config.latent), state.config.classes
         newest = self.out / "samples" / "newest.png"
         path = newest.with_name(f"{state.step:06}.png") if numbered else newest
-        sample.write_samples(network, rows, str(path))
+        sample.write_samples(network, rows, str(path), y=sample.spread(64, [1] * len(classes)))
         if numbered:
             link(path, newest)
         if network is state.generator:

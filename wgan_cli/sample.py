@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
 from . import UsageError
+from .console import in_short
 from .data.dataset import to_pixels
 from .data.decode import GRID_MARK
 from .files import names_folder, replacing
@@ -59,9 +60,38 @@ def interpolate(ends: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
     return np.asarray(rows, np.float32)
 
 
+def spread(count: int, weights: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """[count] numbers of classes in order, of each as many as its weight asks for; None without classes."""
+    if not len(weights):
+        return None
+    shares = np.cumsum(weights)
+    return np.searchsorted(shares, (np.arange(count) + 0.5) * (shares[-1] / count), side="right")
+
+
+def class_number(classes: Sequence[str], name: str) -> int:
+    """UsageError for a name that is none of the classes."""
+    if not classes:
+        raise UsageError(f"--class {name}: this checkpoint was trained without --labels, so it knows no classes")
+    if name not in classes:
+        raise UsageError(f"--class {name}: choose one of {in_short(classes)}")
+    return classes.index(name)
+
+
+def classes_of(classes: Sequence[str], name: str | None, indices: range) -> NDArray[np.int64] | None:
+    """The number of the class of each image [n]: of the class that is named, or in turn; for `all` [classes, n], each
+    class for all images. None where there are no classes."""
+    if name is None:
+        return np.array([index % len(classes) for index in indices]) if classes else None
+    if name == "all" and classes and name not in classes:
+        return np.repeat(np.arange(len(classes)), len(indices)).reshape(len(classes), -1)
+    return np.full(len(indices), class_number(classes, name))
+
+
 @torch.inference_mode()
-def generate(generator: nn.Module, rows: NDArray[np.float32], first: int = 0) -> Iterator[Tensor]:
-    """Samples [n ≤ CHUNK, *shape] of the latents `rows`, which have the indices first, first + 1, …
+def generate(
+    generator: nn.Module, rows: NDArray[np.float32], first: int = 0, y: NDArray[np.int64] | None = None
+) -> Iterator[Tensor]:
+    """Samples [n ≤ CHUNK, *shape] of the latents `rows`, which have the indices first, first + 1, …; y: their classes.
 
     Sample i is always computed at place i mod CHUNK of a batch of CHUNK.
     """
@@ -72,7 +102,10 @@ def generate(generator: nn.Module, rows: NDArray[np.float32], first: int = 0) ->
         count = min(CHUNK - place, len(rows) - done)
         batch = torch.zeros(CHUNK, rows.shape[1])
         batch[place : place + count] = torch.from_numpy(rows[done : done + count])
-        yield generator(batch.to(device))[place : place + count]
+        labels = None if y is None else torch.zeros(CHUNK, dtype=torch.int64)
+        if labels is not None and y is not None:
+            labels[place : place + count] = torch.from_numpy(y[done : done + count])
+        yield generator(batch.to(device), None if labels is None else labels.to(device))[place : place + count]
         done += count
 
 
@@ -81,6 +114,7 @@ def write_samples(
     rows: NDArray[np.float32],
     out: str,
     *,
+    y: NDArray[np.int64] | None = None,  # [N] numbers of classes, or [K, N]: the latents again for each row
     first: int = 0,  # index of the first latent
     stem: str = "",  # of the names in a folder
     columns: int | None = None,  # of a grid
@@ -91,7 +125,8 @@ def write_samples(
     A folder gets one PNG an image; .npz and .npy get uint8 [N, H, W, C] (float32 [N, D] for points), written as
     it is generated; anything else is one PNG grid.
     """
-    chunks = (to_output(chunk) for chunk in generate(generator, rows, first))
+    each = y if y is not None and y.ndim == 2 else [y]
+    chunks = (to_output(chunk) for part in each for chunk in generate(generator, rows, first, part))
     path = Path(out)
     if stdout is None and names_folder(out):
         index = first
@@ -107,7 +142,7 @@ def write_samples(
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() in (".npz", ".npy"):
         with replacing(path) as file:
-            _write_array(file, path.suffix.lower(), chunks, len(rows))
+            _write_array(file, path.suffix.lower(), chunks, len(each) * len(rows), y)
         return
     picture = grid(np.concatenate(list(chunks)), columns)
     mark = PngInfo()
@@ -126,7 +161,9 @@ def to_output(samples: Tensor) -> NDArray[Any]:
     return (to_pixels(samples) if samples.dim() == 4 else samples.float()).cpu().numpy()
 
 
-def _write_array(file: BinaryIO, suffix: str, chunks: Iterator[NDArray[Any]], count: int) -> None:
+def _write_array(
+    file: BinaryIO, suffix: str, chunks: Iterator[NDArray[Any]], count: int, y: NDArray[np.int64] | None
+) -> None:
     def write(stream: Any) -> None:
         for number, chunk in enumerate(chunks):
             if number == 0:
@@ -137,8 +174,12 @@ def _write_array(file: BinaryIO, suffix: str, chunks: Iterator[NDArray[Any]], co
     if suffix == ".npy":
         write(file)
         return
-    with zipfile.ZipFile(file, "w") as archive, archive.open("images.npy", "w", force_zip64=True) as stream:
-        write(stream)
+    with zipfile.ZipFile(file, "w") as archive:
+        with archive.open("images.npy", "w", force_zip64=True) as stream:
+            write(stream)
+        if y is not None:
+            with archive.open("labels.npy", "w") as stream:
+                np.lib.format.write_array(stream, y.ravel())
 
 
 def grid(samples: NDArray[Any], columns: int | None = None) -> Image.Image:

@@ -137,6 +137,11 @@ def _take_up_data(
 ) -> None:
     seen = Seen.of(content["data"], config)
     if seen.is_of(dataset):
+        if seen.labels != data_seen.labels_digest(dataset):
+            raise UsageError(
+                f"{out} holds a run on the same images in other classes. Restore their labels to go on, "
+                "choose another -o, or start anew there with --force"
+            )
         seen.take_up(dataset)
         if content["format"] == 1:
             console.notice("begun by an older version of wgan: the images come in another order from here on")

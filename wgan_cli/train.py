@@ -156,7 +156,8 @@ def _keep(state: State, run: Run, dataset: Dataset, samples: bool, saves: bool, 
 def expected_seconds(config: TrainConfig, device: torch.device) -> float:
     """How long a run takes on this machine: one step of each network is timed, on samples of zeros."""
     state = new_state(config, device)
-    batch = Batch(torch.zeros(config.batch, *config.shape, device=device))
+    labels = torch.zeros(config.batch, dtype=torch.int64, device=device) if config.classes else None
+    batch = Batch(torch.zeros(config.batch, *config.shape, device=device), labels)
     critic_step(state, batch)  # the first is slower
     seconds = 0.0
     for step, times in ((critic_step, config.n_critic), (generator_step, 1)):

@@ -40,13 +40,14 @@ def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[st
     from_each = torch.func.vmap(record.estimate.distance, (0, None))
     apart_fake = apart_real = 0.0
     for number in range(state.batches, state.batches + COMPARE_BATCHES):
+        batches = [data.batch(number, config.batch, config.seed, state.device) for data in parts.values()]
+        y = batches[0].labels
         with autocast(state):
-            fake = generator(normal(aside, config.batch, config.latent)).float()
-            on_fake = critic(noisy(aside, fake)).float()
-        for part, data in parts.items():
-            real = data.batch(number, config.batch, config.seed, state.device).samples
+            fake = generator((normal(aside, config.batch, config.latent), y)).float()
+            on_fake = critic((noisy(aside, fake), y)).float()
+        for part, (real, labels) in zip(parts, batches, strict=True):
             with autocast(state):
-                on_real = critic(noisy(aside, flipped(aside, real))).float()
+                on_real = critic((noisy(aside, flipped(aside, real)), labels)).float()
             estimates[part].append(from_each(on_real, on_fake))
         apart_fake += float(torch.pdist(fake.flatten(1)).mean())
         apart_real += float(torch.pdist(real.flatten(1)).mean())

@@ -94,7 +94,17 @@ def evaluate(
             console.notice(f"{source.told}: {_shape(stored)} made {_shape(config.shape)}, as training made its images")
     held, seen = parts(held, next(iter(others), None), run, console)
     space = "pixels" if config.size else "points"
-    records = evaluate(generator, config, held, console, count=count, seed=seed, features=features, train=seen)
+    records = evaluate(
+        generator,
+        config,
+        held,
+        console,
+        count=count,
+        seed=seed,
+        features=features,
+        train=seen,
+        class_counts=run.class_counts,
+    )
     for number, record in enumerate(records):
         if as_json:
             click.echo(json.dumps(record))

@@ -45,6 +45,7 @@ from .options import (
     metavar="STEPS",
     help="Walk from each of the N latents to the next, a row a pair.  [N: 9]",
 )
+@option("--class", "class_name", metavar="NAME", help="Draw this class, or `all`: N of each, a row a class.")
 @option("--truncation", type=float, metavar="X", help="Draw latents again beyond this many deviations.")
 @option("--raw", is_flag=True, help="Weights of the last step, not their average.")
 @option("--nrow", type=within(Range(1)), metavar="N", help="Images in a row of the grid.")
@@ -57,6 +58,7 @@ def sample(
     seed: int,
     index: int | None,
     interpolate: int | None,
+    class_name: str | None,
     truncation: float | None,
     raw: bool,
     nrow: int | None,
@@ -69,10 +71,12 @@ def sample(
     wgan sample run/ckpt.pt -n 1000 --seed 7 -o faces/         a PNG each
     wgan sample run/ckpt.pt -n 50000 -o samples.npz            an array [N, H, W, C]
     wgan sample run/ckpt.pt -n 16 -o - | display
+    wgan sample run/ckpt.pt --class all -n 8                   a row a class
 
     Draw samples from a checkpoint; prints the path written.
 
-    Image i of a seed is the same whatever the number of images or the form they are written in.
+    Image i of a seed is the same whatever the number of images or the form they are written in. Without --class,
+    the classes of a run with --labels come in turn.
     """
     if out == "-":
         check_stdout()
@@ -88,7 +92,7 @@ def sample(
     if truncation is not None and not truncation >= 0.01:
         raise UsageError(f"--truncation {truncation:g}: must be a number from 0.01; latents are drawn till all fit")
     first = index or 0
-    count = count or (1 if index is not None else 9 if interpolate else 64)
+    count = count or (1 if index is not None else 9 if interpolate else 8 if class_name == "all" else 64)
     if first + count > 2**63:
         raise UsageError(f"--index {first} with -n {count}: the last index must be below 2^63")
     if interpolate and count < 2:
@@ -104,7 +108,11 @@ def sample(
     if interpolate:
         stem += f"-from{first}-step{interpolate}"  # other pictures than those of the seed itself
         rows, first, nrow = sampling.interpolate(rows, interpolate), 0, nrow or interpolate
+    y = sampling.classes_of(config.classes, class_name, range(first, first + len(rows)))
+    if y is not None and class_name:
+        stem += f"-class{y[0]}" if y.ndim == 1 else f"-classes-{len(rows)}"
+        nrow = nrow or (None if y.ndim == 1 else len(rows))
     stdout = sys.stdout.buffer if out == "-" else None
-    sampling.write_samples(generator, rows, out, first=first, stem=stem, columns=nrow, stdout=stdout)
+    sampling.write_samples(generator, rows, out, first=first, y=y, stem=stem, columns=nrow, stdout=stdout)
     if out != "-":
         click.echo(os.fsencode(out))

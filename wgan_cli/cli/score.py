@@ -32,6 +32,7 @@ from .options import (
 @null_option()
 @option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @option("--summary", is_flag=True, help="Add the means on these images and on as many samples, and their difference.")
+@option("--class", "class_name", metavar="NAME", help="Of all images.  [default: the name of each one's folder]")
 @seed_option("Of the summary's samples.")
 @device_option()
 @talk_options()
@@ -41,6 +42,7 @@ def critic_score(
     null: bool,
     as_json: bool,
     summary: bool,
+    class_name: str | None,
     seed: int,
     device: str,
     quiet: bool,
@@ -73,7 +75,7 @@ def critic_score(
     listed = [path for name in paths for path in (read_paths(sys.stdin.buffer, null) if name == "-" else [name])]
     items = find_images(listed)
     stdout, scores, bad = sys.stdout.buffer, [], 0
-    for name, result in score_images(critic, config, items):
+    for name, result in score_images(critic, config, items, class_name):
         if isinstance(result, BadFile):
             bad += 1
             console.error(f"{name}: {result.reason}")
@@ -85,7 +87,8 @@ def critic_score(
             console.progress("scoring", done, max(len(items), done))  # an array holds many images
     if summary and scores:
         generator, _ = load_generator(checkpoint, where)
-        _print_summary(scores, mean_on_samples(critic, generator, config, len(scores), seed), as_json, console, stdout)
+        on_samples = mean_on_samples(critic, generator, config, len(scores), seed, items, class_name)
+        _print_summary(scores, on_samples, as_json, console, stdout)
     stdout.flush()
     if not items:
         raise DataError("no images to score; looked for image files, folders and zips")

@@ -15,8 +15,8 @@ import click
 from click.core import ParameterSource
 
 from .. import StoppedError, UsageError
-from ..config import ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
-from ..console import Console, in_words
+from ..config import ARCHS, CRITIC_NORMS, FITS, LABELS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
+from ..console import Console, in_short, in_words, printable
 from ..files import check_writable, lock
 from ..signals import Stop
 from ..variants import VARIANTS
@@ -68,6 +68,12 @@ def _variants_text() -> str:
 )
 @setting("fit", DATA, type=click.Choice(FITS), help="How an image becomes square.")
 @setting("flip", DATA, is_flag=True, help="Mirror half of the images.  [default: no]")
+@setting(
+    "labels",
+    DATA,
+    type=click.Choice(LABELS),
+    help="Classes: the images' folders, or dataset.json or an .npz's `labels`.",
+)
 @setting("holdout", DATA, metavar="FRACTION", help="Share of the images to keep from training and judge by.")
 @option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.", section=DATA)
 @null_option(DATA)
@@ -139,7 +145,7 @@ def train(
         given["channels"] = int(given["channels"])
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run", ctx)
-    if data.startswith("toy:") and (of_images := given.keys() & {"size", "channels", "fit", "flip"}):
+    if data.startswith("toy:") and (of_images := given.keys() & {"size", "channels", "fit", "flip", "labels"}):
         raise click.UsageError(f"--{min(of_images)} is for images; {data} is a set of points", ctx)
     if tensorboard and find_spec("tensorboard") is None:
         raise UsageError("--tensorboard: needs tensorboard, as in pip install 'wgan[tensorboard]'; or leave it out")
@@ -150,17 +156,22 @@ def train(
     check_writable(out / "ckpt.pt", "-o")
 
     from ..data.cache import prepare, probe
+    from ..data.labels import read_labels
     from ..data.source import check_apart, open_source
     from ..device import keep_freed_memory, native_precision, pick_device
 
     keep_freed_memory()
     where = pick_device(device)
-    source = open_source(data, sys.stdin.buffer, null)
+    source, labels = open_source(data, sys.stdin.buffer, null), None
     check_apart(source, out)
     next_line = f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png"
     try:
         with nullcontext() if dry_run else stop:
-            facts = {} if source.items and {"size", "channels"} <= given.keys() else probe(source, console, stop.reason)
+            facts = dict[str, Any]()
+            if config.labels != "none":
+                facts["classes"], labels = read_labels(source, config.labels)
+            if not (source.items and {"size", "channels"} <= given.keys()):
+                facts |= probe(source, console, stop.reason)
             config, origins = resolve(given, facts, preset, native_precision(where))
 
             from ..run import check_folder
@@ -174,11 +185,14 @@ def train(
             if dry_run:
                 return
             of_data: dict[str, Any] = {
-                name: given[name] for name in ("size", "channels", "fit", "flip") if name in given
+                name: given[name] for name in ("size", "channels", "fit", "flip", "labels") if name in given
             }
             faster = _fast_command(data, of_data) if preset == "paper" and config.size else ""
+            if labels is not None:
+                counted = [f"{name} ({(labels == number).sum()})" for number, name in enumerate(config.classes)]
+                console.notice(f"{len(counted)} classes: {in_short(counted)}")
             with lock(out):
-                dataset = prepare(source, config, skip_bad, console, stop.reason, stop.take_save)
+                dataset = prepare(source, config, skip_bad, console, stop.reason, stop.take_save, labels)
                 done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data)
                 click.echo(os.fsencode(done))
     except OSError as error:
@@ -208,4 +222,5 @@ def _print_settings(ctx: click.Context, config: TrainConfig, origins: dict[str, 
         click.echo(json.dumps({name: {"value": values[name], "from": origins[name]} for name in values}, indent=2))
         return
     for name, value in values.items():
-        click.echo(f"{name:15} {plain(value):12} {origins[name]}")
+        shown = printable(in_short(value)) if name == "classes" else plain(value)
+        click.echo(f"{name:15} {shown or '-':12} {origins[name]}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import DataError, StoppedError, WganError
 from ..config import TrainConfig, auto_size
@@ -111,10 +112,12 @@ def prepare(
     console: Console,
     should_stop: Callable[[], Reason | None] = lambda: None,
     should_save: Callable[[], bool] = lambda: False,
+    labels: NDArray[np.int64] | None = None,
 ) -> Dataset:
     """Every image of the source at the config's size and channels: decoded once, mapped from the cache later.
 
     should_stop: asked after each image that is decoded; what asks to stop, and the exit code for it, or None.
+    labels: the number of the class of each image of the source, those that cannot be read included.
     should_save: whether what is decoded is to be brought to the disk at once.
     Raises DataError if a file cannot be read (unless skip_bad) or if there are fewer images than a batch,
     StoppedError where should_stop says so.
@@ -155,6 +158,9 @@ def prepare(
         _show_bad(bad, console.notice, console.notice, console.verbose)
         console.notice(f"left out {len(bad)}, {facts['count']} remain")
     _check_count(source, facts["count"], config.batch)
+    unread = {entry.name for entry in left_out}
+    if labels is not None and unread:
+        labels = labels[[item.name not in unread for item in source.items]]
     with open(rows, "rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     return Dataset(
@@ -163,7 +169,8 @@ def prepare(
         mapped,
         pixels=facts["pixels"],
         contents=np.fromfile(rows.with_suffix(".contents"), "<u8"),
-        names=partial(_names, source, {entry.name for entry in left_out}, facts["count"]),
+        labels=labels,
+        names=partial(_names, source, unread, facts["count"]),
     )
 
 

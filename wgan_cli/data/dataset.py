@@ -36,6 +36,7 @@ class Dataset:
     chosen: NDArray[np.int64] | None = None  # the rows that belong to this part of a split, all if None
     pixels: str = ""  # fingerprint of the rows, which another version of a decoder changes
     contents: Contents | None = None  # [N], of each row's file; points have none
+    labels: NDArray[np.int64] | None = None  # [N], the number of each row's class
     names: Callable[[], Sequence[str]] = list  # of each row
     held: NDArray[np.bool_] | None = None  # [N], the rows that are held out, once that is decided
     gone: Contents = field(default_factory=lambda: np.zeros(0, np.uint64))  # trained on before, in the data no more
@@ -52,7 +53,7 @@ class Dataset:
         None in place of less than a batch of rows held out.
         """
         if self.held is None:
-            self.held = held_out(len(self), fraction, batch, seed, self.contents)
+            self.held = held_out(len(self), fraction, batch, seed, self.contents, labels=self.labels)
         if not self.held.any():
             return self, None
         return self.part(~self.held), self.part(self.held) if self.held.sum() >= batch else None
@@ -68,11 +69,12 @@ class Dataset:
         An epoch is a new permutation of the rows; its last, incomplete batch is left out. It follows from (seed,
         number) alone, so the position in the data is one number.
         """
-        rows = torch.from_numpy(np.take(self.rows, self._index(number, size, seed), axis=0)).to(device)
+        index = self._index(number, size, seed)
+        rows = torch.from_numpy(np.take(self.rows, index, axis=0)).to(device)
         self._give_back(size * max(FAULT_BYTES, rows[0].nbytes))
         if self.mapped and len(self.mapped) > RESIDENT_BYTES:
             self._announce(self._index(number + 1, size, seed), rows[0].nbytes)
-        return Batch(unit(rows))
+        return Batch(unit(rows), None if self.labels is None else torch.from_numpy(self.labels[index]).to(device))
 
     def at(self, places: NDArray[np.int64]) -> NDArray[Any]:
         """A copy of these rows of this part, as they are stored."""

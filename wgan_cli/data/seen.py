@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from .dataset import Dataset
+from .source import digest
 from .split import Contents, held_out, held_out_by_format_1, split_digest
 
 MOST_NAMED = 5
@@ -30,6 +31,8 @@ class Seen:
     contents: Contents | None  # [count], None of points and in checkpoints of format 1
     gone: Contents  # trained on before, and in the data no more
     changes: list[dict[str, Any]]
+    labels: str = ""  # digest of the classes of all samples
+    class_counts: Sequence[int] = ()  # samples of each class
 
     @classmethod
     def of(cls, block: Mapping[str, Any], config: TrainConfig) -> Seen:
@@ -40,7 +43,8 @@ class Seen:
             return cls("", block["fingerprint"], count, held, None, _numbers(torch.zeros(0, 8)), [])
         contents = _numbers(block["contents"]) if len(block["contents"]) == count else None
         held, gone = block["held"].numpy().astype(bool), _numbers(block["gone"])
-        return cls(block["fingerprint"], block["pixels"], count, held, contents, gone, block["changes"])
+        facts = block["fingerprint"], block["pixels"], count, held, contents, gone, block["changes"]
+        return cls(*facts, block.get("labels", ""), block.get("class_counts", ()))
 
     @property
     def trained_on(self) -> Contents:
@@ -94,7 +98,8 @@ class Seen:
         assert self.contents is not None and data.contents is not None
         trained, count = self.trained_on, len(data.rows)
         held = self.contents[self.held]
-        data.held = held_out(count, config.holdout, config.batch, config.seed, data.contents, trained, held)
+        rule = (count, config.holdout, config.batch, config.seed)
+        data.held = held_out(*rule, data.contents, trained, held, data.labels)
         data.gone = np.setdiff1d(trained, data.contents)
         data.changes = [*self.changes, {"step": step, "fingerprint": data.fingerprint, "count": count}]
 
@@ -112,10 +117,17 @@ def block(data: Dataset, batches: int) -> dict[str, Any]:
         "split": split_digest(held),
         "gone": _bytes(data.gone),
         "changes": data.changes,
+        "labels": labels_digest(data),
+        "class_counts": [] if data.labels is None else np.bincount(data.labels).tolist(),
     }
 
 
-def wrong_in(block: Mapping[str, Any]) -> list[str]:
+def labels_digest(data: Dataset) -> str:
+    """Empty where there are no classes."""
+    return "" if data.labels is None else digest(data.labels.tolist())
+
+
+def wrong_in(block: Mapping[str, Any], classes: int) -> list[str]:
     """The parts of a checkpoint's `data`, each of its type, that do not go together."""
     count, held = block["count"], block["held"]
     wrong = [name for name in ("contents", "gone", "held") if block[name].dtype != torch.uint8]
@@ -124,6 +136,10 @@ def wrong_in(block: Mapping[str, Any]) -> list[str]:
         wrong.append("contents")
     if "held" not in wrong and (held.shape != (count,) or split_digest(held.numpy().astype(bool)) != block["split"]):
         wrong.append("held")
+    counts = block.get("class_counts", [])
+    whole = isinstance(counts, list) and all(type(number) is int and 0 <= number <= count for number in counts)
+    if not whole or len(counts) != classes or bool(sum(counts)) != bool(classes):
+        wrong.append("class_counts")
     return wrong
 
 

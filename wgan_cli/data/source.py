@@ -17,6 +17,7 @@ from .arrays import is_array
 from .decode import Item, open_zip
 from .toys import TOYS
 
+LABELS_FILE = "dataset.json"  # of classes, in the root of a folder or zip
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
@@ -123,7 +124,7 @@ def _walk(top: str, others: Counter[str]) -> Iterator[str]:
                 continue
             if folder or entry.name.lower().endswith(IMAGE_SUFFIXES):
                 waiting.append((entry.path, folder))
-            else:
+            elif entry.name != LABELS_FILE:
                 others[os.path.splitext(entry.name)[1].lower() or "without a suffix"] += 1
 
 

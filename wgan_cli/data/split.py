@@ -28,11 +28,13 @@ def held_out(
     contents: Contents | None = None,
     trained: Contents | None = None,  # contents that were trained on before
     held: Contents | None = None,  # and those that were held out
+    labels: NDArray[np.int64] | None = None,  # [count]
 ) -> NDArray[np.bool_]:
     """[count], which samples are held out.
 
-    What was trained on or held out before stays so. Of the others `fraction` is held out, or more until a batch is;
-    none of them if there are less than five batches in all. Samples of the same content stay together.
+    What was trained on or held out before stays so. Of the others `fraction` is held out, or more until a batch is,
+    of each class its share; none of them if there are less than five batches in all. Samples of the same content stay
+    together.
     """
     group = np.arange(count) if contents is None else np.unique(contents, return_inverse=True)[1]
     out, new = np.zeros(count, np.bool_), np.ones(count, np.bool_)
@@ -46,9 +48,16 @@ def held_out(
         return out
     groups = int(group.max()) + 1
     order = permutation(groups, seed, 0, SPLIT)
-    sizes = np.bincount(group[new], minlength=groups)[order]
-    chosen = order[: int(np.searchsorted(sizes.cumsum(), wanted)) + 1]
-    more = out | (new & np.isin(group, chosen))
+    sizes = np.bincount(group[new], minlength=groups)
+    of_class = np.zeros(groups, np.int64)  # of each group; of copies in several classes, the last one's
+    of_class[group] = 0 if labels is None else labels
+    counts = np.bincount(of_class, sizes)  # of new samples
+    shares = np.diff(np.round(counts.cumsum() * (wanted / counts.sum())), prepend=0)
+    chosen = [np.zeros(0, np.int64)]
+    for number in np.flatnonzero(shares):
+        part = order[of_class[order] == number]
+        chosen.append(part[: int(np.searchsorted(sizes[part].cumsum(), shares[number])) + 1])
+    more = out | (new & np.isin(group, np.concatenate(chosen)))
     return more if count - more.sum() >= batch else out
 
 

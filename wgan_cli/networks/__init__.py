@@ -3,18 +3,23 @@
 DEFAULTS             settings that differ from the variant's paper
 refusal(size)        why it cannot make samples of this side (0: points), None if it can
 generator(config)    latents [B, L] -> samples [B, *shape], images in [-1, 1]
-critic(config)       samples -> scores [B], read as logits by the systems with a discriminator
+critic(config)       samples -> scores [B], read as logits by the systems with a discriminator; its last layer is linear
+
+None of them knows of classes: these are added to both networks here.
 
 Nothing here imports torch before a network is built, so that the command line can list and check settings.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import dcgan, mlp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from ..config import TrainConfig
@@ -23,12 +28,21 @@ if TYPE_CHECKING:
 ARCHITECTURES: dict[str, Any] = {"dcgan": dcgan, "mlp": mlp}
 
 
-def build_generator(config: TrainConfig) -> Network:
-    return ARCHITECTURES[config.arch].generator(config)
+def build_generator(config: TrainConfig) -> nn.Module:
+    """Called `net(z, y)`, y [B] the numbers of classes, or None where there are none."""
+    generator: Callable[[TrainConfig], Network] = ARCHITECTURES[config.arch].generator
+    if not config.classes:
+        return generator(config)
+    from .network import Conditional
+
+    return Conditional(generator(replace(config, latent=2 * config.latent)), len(config.classes), config.latent)
 
 
 def build_critic(config: TrainConfig) -> Critic:
+    """Called `net(x, y)`, as the generator."""
     critic: Critic = ARCHITECTURES[config.arch].critic(config)
+    if config.classes:
+        critic.project(len(config.classes))
     if config.record.constraint == "spectral":
         _normalise_spectrally(critic)
     return critic
@@ -40,7 +54,7 @@ def _normalise_spectrally(critic: Critic) -> None:
     from torch import nn
     from torch.nn.utils.parametrizations import spectral_norm
 
-    for layer in [layer for layer in critic.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]:
+    for layer in [layer for layer in critic.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Embedding))]:
         spectral_norm(layer)
 
 

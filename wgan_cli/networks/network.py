@@ -1,4 +1,4 @@
-"""What every generator and critic is: layers in order, called `net(x, y)`, y None where there are no classes."""
+"""What every generator and critic is: layers in order, called `net(x, y)`, y [B] the numbers of classes, or None."""
 
 from __future__ import annotations
 
@@ -23,15 +23,45 @@ class Network(nn.Sequential):
         return super().forward(x)
 
 
-class Critic(Network):
-    """Samples [B, *shape] -> scores [B], by layers that end in [B, 1]."""
+class Conditional(nn.Module):
+    """A generator of classes: each has a learned vector, [classes, size], that stands beside the latent."""
+
+    def __init__(self, network: nn.Module, classes: int, size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.embedding = _embedding(classes, size, 1.0)  # as latents are
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.network(torch.cat([x, self.embedding(y)], 1))
+
+
+def _embedding(classes: int, size: int, deviation: float) -> nn.Embedding:
+    vectors = torch.empty(classes, size)
+    if not vectors.is_meta:  # where a normal distribution would make torch import its compiler
+        nn.init.normal_(vectors, 0.0, deviation)
+    return nn.Embedding.from_pretrained(vectors, freeze=False)
+
+
+class Critic(nn.Module):
+    """Samples [B, *shape] -> scores [B], by layers whose last is linear, from features [B, F] to [B, 1]."""
 
     def __init__(self, net: nn.Sequential) -> None:
-        super().__init__(net=net)
+        super().__init__()
+        self.net = net
+        self.classes: nn.Embedding | None = None
+
+    def project(self, classes: int) -> None:
+        """Let it see classes: each adds its learned vector times the features (Miyato and Koyama 2018, equation 3)."""
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        self.classes = _embedding(classes, last.in_features, 0.02)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         with parametrize.cached():  # of a spectral norm, whose power method goes a step at each use of a weight
-            return super().forward(x).squeeze(1)
+            if self.classes is None:
+                return self.net(x).squeeze(1)
+            features = self.net[:-1](x)
+            return self.net[-1](features).squeeze(1) + (self.classes(y) * features).sum(1)
 
 
 class Residual(nn.Module):
@@ -84,9 +114,11 @@ class PiecewiseLinear(Critic):
         them to push the slopes' derivative, 0, down through every layer.
         """
         with torch.no_grad():
-            scores, pull = _linearised(self[0], points)
+            features, below = _linearised(self.net[:-1], points)
+            scores, last = _linearised(self.net[-1], features)
         torch.clear_autocast_cache()  # of weights cast without gradients, which some torch would take again below
-        return pull(torch.ones_like(scores))
+        gradient = last(torch.ones_like(scores))
+        return below(gradient if self.classes is None else gradient + self.classes(y).to(gradient.dtype))
 
 
 Pull = Callable[[Tensor], Tensor]  # the gradient at a layer's output -> the gradient at its input

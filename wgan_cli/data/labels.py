@@ -1,0 +1,107 @@
+"""Which class each image is of: by its folder, by dataset.json, or by an array beside the images."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import DataError, UsageError, reason
+from .arrays import open_array
+from .decode import open_zip
+from .source import LABELS_FILE, Source
+
+ARRAYS = ("labels.npy", "y_train.npy")  # of an .npz
+TAKES = "takes whole numbers or names"
+
+
+def read_labels(source: Source, how: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The names of the classes, and for each image of the source the number of its class among them [N].
+
+    how: `folders`, or `file`, which is dataset.json in the root of a folder or zip, or `labels` in an .npz. Names are
+    in order of their numbers where all are numbers. Raises UsageError where there is no such thing, DataError for
+    labels that leave an image without a class.
+    """
+    if how == "file" and source.array:
+        names = _of_array(source.array, source.told)
+    elif how == "file":
+        names = _of_json(source)
+    elif source.items:
+        names = _of_folders([os.path.dirname(item.name).replace(os.sep, "/") for item in source.items], source)
+    else:
+        raise UsageError(f"--labels folders: {source.name} has no folders; an .npz may hold `labels`, by --labels file")
+    classes = sorted(set(names), key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+    if len(classes) < 2:
+        raise DataError(f"{source.told}: one class only, {classes[0]}; leave --labels out")
+    numbers = {name: number for number, name in enumerate(classes)}
+    return tuple(classes), np.array([numbers[name] for name in names], np.int64)
+
+
+def _of_folders(folders: Sequence[str], source: Source) -> list[str]:
+    """Names of the folders that hold the images, without what all of them begin with."""
+    parts = {folder: folder.split("/") for folder in set(folders)}
+    shallow, deep = min(parts.values(), key=len), max(parts.values(), key=len)
+    if len(shallow) != len(deep):
+        first, second = (source.items[folders.index("/".join(p))].name for p in (shallow, deep))
+        raise DataError(
+            f"{source.told}: --labels folders takes images at one depth, each in the folder of its class; "
+            f"{first} and {second} are at two"
+        )
+    common = len(os.path.commonprefix(list(parts.values())))
+    if common == len(deep):
+        raise DataError(f"{source.told}: --labels folders: all images are in one folder; a class is a folder")
+    return ["/".join(parts[folder][common:]) for folder in folders]
+
+
+def _of_json(source: Source) -> list[str]:
+    """As StyleGAN's tools write it: {"labels": [["dir/a.png", 3], ...]}, paths from the root, with forward slashes."""
+    zipped = source.name.lower().endswith(".zip")
+    place = f"{source.name}/{LABELS_FILE}"
+    if source.name == "-" or not (zipped or os.path.isdir(source.name)):
+        raise UsageError(f"--labels file: {source.name} holds no labels; a folder, a .zip or an .npz may")
+    try:
+        content = open_zip(source.name).read(LABELS_FILE) if zipped else Path(place).read_bytes()
+    except (OSError, KeyError):
+        raise UsageError(f"--labels file: there is no {place}; --labels folders takes the folders' names") from None
+    try:
+        found = {name: _name(label) for name, label in json.loads(content)["labels"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f'{place}: not {{"labels": [["dir/a.png", 3], ...]}} ({reason(error)})') from None
+    names = [
+        found.get(item.member or os.path.relpath(item.path, source.name).replace(os.sep, "/")) for item in source.items
+    ]
+    if missing := [item.name for item, name in zip(source.items, names, strict=True) if name is None]:
+        raise DataError(f"{place}: no class for {len(missing)} of {len(names)} images, such as {missing[0]}")
+    return [name for name in names if name is not None]
+
+
+def _name(label: Any) -> str:
+    if isinstance(label, bool) or not isinstance(label, (int, str)):
+        raise ValueError(f"a class of {json.dumps(label)[:40]}; {TAKES}")
+    return str(label)
+
+
+def _of_array(path: Path, told: str) -> list[str]:
+    """The array `labels` of an .npz, or `y_train`: [N] or [N, 1] whole numbers or strings."""
+    with open_array(path) as (_, _, shape):
+        pass
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = next(name for name in ARRAYS if name in archive.namelist())
+            with archive.open(entry) as stream:
+                values = np.lib.format.read_array(stream, allow_pickle=False)
+    except (StopIteration, zipfile.BadZipFile):
+        raise UsageError(f"--labels file: {path} holds no array `labels`; an .npz may") from None
+    except Exception as error:  # readers of archives raise nearly everything on broken input
+        raise DataError(f"{told}: its labels cannot be read ({reason(error)})") from None
+    if values.dtype.kind not in "iuU" or values.size != len(values):
+        raise DataError(f"{told}: labels of {values.dtype} {list(values.shape)}; {TAKES}, one an image")
+    if len(values) != shape[0]:
+        raise DataError(f"{told}: {len(values)} labels for {shape[0]} images")
+    return [str(value) for value in values.ravel().tolist()]
