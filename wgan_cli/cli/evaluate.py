@@ -12,17 +12,7 @@ import click
 from .. import UsageError
 from ..config import Range
 from ..console import Console
-from .options import (
-    any_path,
-    checkpoint_argument,
-    command,
-    device_option,
-    null_option,
-    option,
-    seed_option,
-    talk_options,
-    within,
-)
+from .options import any_path, checkpoint_argument, command, device_option, null_option, option, seed_option, within
 
 
 @command(short_help="Distances between samples and held-out data.")
@@ -42,8 +32,10 @@ from .options import (
 @option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")
 @option("--json", "as_json", is_flag=True, help="One JSON object a figure, a line each.")
 @device_option()
-@talk_options()
+@click.pass_obj
 def evaluate(
+    console: Console,
+    /,
     checkpoint: Path,
     data: str,
     trained: str | None,
@@ -54,8 +46,6 @@ def evaluate(
     skip_bad: bool,
     as_json: bool,
     device: str,
-    quiet: bool,
-    verbose: bool,
 ) -> None:
     """\b
     wgan evaluate run/ --data heldout/
@@ -78,7 +68,6 @@ def evaluate(
     from ..evaluate import evaluate, native_shape, parts
 
     generator, config = load_generator(checkpoint, pick_device(device))
-    console = Console(quiet=quiet, verbose=verbose)
     if features and not config.size:
         raise UsageError("--features is for images, and this checkpoint draws points")
     if data == trained == "-":

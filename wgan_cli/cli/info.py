@@ -10,7 +10,7 @@ import click
 
 from ..console import printable, sparkline
 from ..files import newest_checkpoint
-from .options import checkpoint_argument, command, option, plain, talk_options
+from .options import checkpoint_argument, command, option, plain
 
 COMPARING = """
 Each run's estimate is of its own critic. To compare runs, compare their samples with the same images:
@@ -20,8 +20,7 @@ wgan evaluate RUN --data IMAGES"""
 @command(short_help="The environment, and what a checkpoint holds.")
 @checkpoint_argument(required=False)
 @option("--json", "as_json", is_flag=True, help="As JSON.")
-@talk_options()
-def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def info(checkpoint: Path | None, as_json: bool) -> None:
     """\b
     wgan info
     wgan info run/

@@ -11,17 +11,7 @@ import click
 from .. import UsageError
 from ..config import RANGES, Range
 from ..files import check_writable, names_folder
-from .options import (
-    any_path,
-    check_stdout,
-    checkpoint_argument,
-    command,
-    device_option,
-    option,
-    seed_option,
-    talk_options,
-    within,
-)
+from .options import any_path, check_stdout, checkpoint_argument, command, device_option, option, seed_option, within
 
 
 @command(short_help="Draw samples from a checkpoint.")
@@ -49,7 +39,6 @@ from .options import (
 @option("--raw", is_flag=True, help="Weights of the last step, not their average.")
 @option("--nrow", type=within(Range(1)), metavar="N", help="Images in a row of the grid.")
 @device_option()
-@talk_options()
 def sample(
     checkpoint: Path,
     count: int | None,
@@ -61,8 +50,6 @@ def sample(
     raw: bool,
     nrow: int | None,
     device: str,
-    quiet: bool,
-    verbose: bool,
 ) -> None:
     """\b
     wgan sample run/ckpt.pt                                    64 images in samples.png

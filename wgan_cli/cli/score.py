@@ -22,7 +22,6 @@ from .options import (
     null_option,
     option,
     seed_option,
-    talk_options,
 )
 
 
@@ -34,8 +33,10 @@ from .options import (
 @option("--summary", is_flag=True, help="Add the means on these images and on as many samples, and their difference.")
 @seed_option("Of the summary's samples.")
 @device_option()
-@talk_options()
+@click.pass_obj
 def critic_score(
+    console: Console,
+    /,
     checkpoint: Path,
     paths: tuple[str, ...],
     null: bool,
@@ -43,8 +44,6 @@ def critic_score(
     summary: bool,
     seed: int,
     device: str,
-    quiet: bool,
-    verbose: bool,
 ) -> None:
     """\b
     wgan critic-score run/ckpt.pt imgs/ | sort -g | head       the least real
@@ -57,7 +56,6 @@ def critic_score(
     end with NUL, read and written. Without it, control characters in a path are escaped. A file that
     cannot be read is named on stderr, the rest is scored, and the exit code is 3.
     """
-    console = Console(quiet=quiet, verbose=verbose)
     if not paths:
         raise click.UsageError("name images, folders or zips, or `-` for a list on standard input")
     check_stdout()
