@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import DataError, UsageError, __version__, reason
+from . import DataError, Networks, UsageError, __version__, reason
 from .config import TrainConfig
 from .data.seen import wrong_in
+from .device import pick_device
 from .files import replacing
 from .networks import build_critic, build_generator, parameter_count
 
@@ -184,17 +185,14 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
-def load_generator(path: str | Path, device: torch.device, raw: bool = False) -> tuple[nn.Module, TrainConfig]:
-    """The generator ready to sample: averaged weights if the run kept them, those of the last step if `raw`."""
+def networks(path: str | Path, device: str = "cpu", raw: bool = False) -> tuple[Networks, dict[str, Any]]:
+    """A checkpoint's networks, ready to use, and what it tells of its run's data: the same as `wgan_cli.load`."""
+    where = pick_device(device)
     content, config = load(path)
     weights = content["generator"] if raw or content["ema"] is None else content["ema"]
-    return restore(build_generator, config, weights, path).to(device).eval(), config
-
-
-def load_critic(path: str | Path, device: torch.device) -> tuple[nn.Module, TrainConfig]:
-    """The critic ready to score, with the batch statistics of training."""
-    content, config = load(path)
-    return restore(build_critic, config, content["critic"], path).to(device).eval(), config
+    built = restore(build_generator, config, weights, path), restore(build_critic, config, content["critic"], path)
+    generator, critic = (network.to(where).eval().requires_grad_(False) for network in built)
+    return Networks(generator, critic, config), content["data"]
 
 
 def restore(

@@ -60,14 +60,13 @@ def evaluate(
     repeated to 3 channels, and returns one tensor [64, ...]; with Inception frechet_distance is FID and
     kernel_distance KID.
     """
-    from ..checkpoint import load, load_generator
+    from ..checkpoint import networks
     from ..data.cache import prepare
     from ..data.seen import Seen
     from ..data.source import open_source
-    from ..device import pick_device
     from ..evaluate import evaluate, native_shape, parts
 
-    generator, config = load_generator(checkpoint, pick_device(device))
+    (generator, _, config), seen_by_run = networks(checkpoint, device)
     if features and not config.size:
         raise UsageError("--features is for images, and this checkpoint draws points")
     if data == trained == "-":
@@ -77,11 +76,10 @@ def evaluate(
     if any(bool(source.toy) == bool(config.size) for source in sources):
         raise UsageError(f"this checkpoint draws {'images' if config.size else 'points'}; compare like with like")
     held, *others = (prepare(source, replace(config, batch=1), skip_bad, console) for source in sources)
-    run = Seen.of(load(checkpoint)[0]["data"], config)
     for source in sources:
         if config.size and (stored := native_shape(source)) != config.shape:
             console.notice(f"{source.told}: {_shape(stored)} made {_shape(config.shape)}, as training made its images")
-    held, seen = parts(held, next(iter(others), None), run, console)
+    held, seen = parts(held, next(iter(others), None), Seen.of(seen_by_run, config), console)
     space = "pixels" if config.size else "points"
     records = evaluate(generator, config, held, console, count=count, seed=seed, features=features, train=seen)
     for number, record in enumerate(records):

@@ -82,10 +82,9 @@ def sample(
         raise UsageError(f"--interpolate {interpolate}: needs -n 2 or more latents to walk between, not {count}")
 
     from .. import sample as sampling
-    from ..checkpoint import load_generator
-    from ..device import pick_device
+    from ..checkpoint import networks
 
-    generator, config = load_generator(checkpoint, pick_device(device), raw)
+    (generator, _, config), _ = networks(checkpoint, device, raw)
     rows = sampling.latents(seed, range(first, first + count), config.latent, truncation)
     stem = f"seed{seed}"
     if interpolate:

@@ -60,14 +60,12 @@ def critic_score(
         raise click.UsageError("name images, folders or zips, or `-` for a list on standard input")
     check_stdout()
 
-    from ..checkpoint import load_critic, load_generator
+    from ..checkpoint import networks
     from ..data.decode import BadFile
     from ..data.source import find_images, read_paths
-    from ..device import pick_device
     from ..score import mean_on_samples, score_images
 
-    where = pick_device(device)
-    critic, config = load_critic(checkpoint, where)
+    (generator, critic, config), _ = networks(checkpoint, device)
     listed = [path for name in paths for path in (read_paths(sys.stdin.buffer, null) if name == "-" else [name])]
     items = find_images(listed)
     stdout, scores, bad = sys.stdout.buffer, [], 0
@@ -82,7 +80,6 @@ def critic_score(
             done = len(scores) + bad
             console.progress("scoring", done, max(len(items), done))  # an array holds many images
     if summary and scores:
-        generator, _ = load_generator(checkpoint, where)
         _print_summary(scores, mean_on_samples(critic, generator, config, len(scores), seed), as_json, console, stdout)
     stdout.flush()
     if not items:
