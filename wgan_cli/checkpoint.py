@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import DataError, Networks, UsageError, __version__, reason
+from . import DataError, UsageError, __version__, reason
 from .config import TrainConfig
 from .data.seen import wrong_in
 from .device import pick_device
@@ -152,7 +152,7 @@ def _check_plain(content: Any) -> None:
 
     A file of a kilobyte could else hold a list of 10^30 entries, or a tensor as large with a stride of 0.
     """
-    waiting, seen = [content], {0}
+    waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
         mark = 0
@@ -164,7 +164,7 @@ def _check_plain(content: Any) -> None:
             if not dense or value.nbytes != value.untyped_storage().nbytes():
                 raise ValueError(f"a tensor of shape {list(value.shape)} that does not fill its memory")
             mark = value.data_ptr()
-        if mark in seen - {0}:
+        if mark and mark in seen:
             raise ValueError("a part that stands in two places")
         seen.add(mark)
 
@@ -185,14 +185,19 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
-def networks(path: str | Path, device: str = "cpu", raw: bool = False) -> tuple[Networks, dict[str, Any]]:
-    """A checkpoint's networks, ready to use, and what it tells of its run's data: the same as `wgan_cli.load`."""
+def network(
+    path: str | Path, name: str, device: str = "cpu", raw: bool = False
+) -> tuple[nn.Module, TrainConfig, dict[str, Any]]:
+    """A checkpoint's `generator` or `critic`, ready to use, its settings, and what it tells of the data of its run.
+
+    The generator has averaged weights if the run kept them, those of the last step if `raw`.
+    """
     where = pick_device(device)
     content, config = load(path)
-    weights = content["generator"] if raw or content["ema"] is None else content["ema"]
-    built = restore(build_generator, config, weights, path), restore(build_critic, config, content["critic"], path)
-    generator, critic = (network.to(where).eval().requires_grad_(False) for network in built)
-    return Networks(generator, critic, config), content["data"]
+    averaged = name == "generator" and not raw and content["ema"] is not None
+    build = build_generator if name == "generator" else build_critic
+    built = restore(build, config, content["ema" if averaged else name], path)
+    return built.to(where).eval().requires_grad_(False), config, content["data"]
 
 
 def restore(

@@ -60,13 +60,13 @@ def evaluate(
     repeated to 3 channels, and returns one tensor [64, ...]; with Inception frechet_distance is FID and
     kernel_distance KID.
     """
-    from ..checkpoint import networks
+    from ..checkpoint import network
     from ..data.cache import prepare
     from ..data.seen import Seen
     from ..data.source import open_source
     from ..evaluate import evaluate, native_shape, parts
 
-    (generator, _, config), seen_by_run = networks(checkpoint, device)
+    generator, config, data_of_run = network(checkpoint, "generator", device)
     if features and not config.size:
         raise UsageError("--features is for images, and this checkpoint draws points")
     if data == trained == "-":
@@ -79,7 +79,7 @@ def evaluate(
     for source in sources:
         if config.size and (stored := native_shape(source)) != config.shape:
             console.notice(f"{source.told}: {_shape(stored)} made {_shape(config.shape)}, as training made its images")
-    held, seen = parts(held, next(iter(others), None), Seen.of(seen_by_run, config), console)
+    held, seen = parts(held, next(iter(others), None), Seen.of(data_of_run, config), console)
     space = "pixels" if config.size else "points"
     records = evaluate(generator, config, held, console, count=count, seed=seed, features=features, train=seen)
     for number, record in enumerate(records):

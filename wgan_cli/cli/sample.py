@@ -63,9 +63,9 @@ def sample(
     """
     if out == "-":
         check_stdout()
-    if out == "-" and sys.stdout.isatty():
-        raise UsageError("-o - writes a PNG to standard output, which is a terminal; name a file or pipe it on")
-    if out != "-":
+        if sys.stdout.isatty():
+            raise UsageError("-o - writes a PNG to standard output, which is a terminal; name a file or pipe it on")
+    else:
         folder = names_folder(out)
         if not folder and not out.lower().endswith((".png", ".npz", ".npy")):
             raise UsageError(
@@ -82,9 +82,9 @@ def sample(
         raise UsageError(f"--interpolate {interpolate}: needs -n 2 or more latents to walk between, not {count}")
 
     from .. import sample as sampling
-    from ..checkpoint import networks
+    from ..checkpoint import network
 
-    (generator, _, config), _ = networks(checkpoint, device, raw)
+    generator, config, _ = network(checkpoint, "generator", device, raw)
     rows = sampling.latents(seed, range(first, first + count), config.latent, truncation)
     stem = f"seed{seed}"
     if interpolate:

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
@@ -60,12 +59,12 @@ def critic_score(
         raise click.UsageError("name images, folders or zips, or `-` for a list on standard input")
     check_stdout()
 
-    from ..checkpoint import networks
+    from ..checkpoint import network
     from ..data.decode import BadFile
     from ..data.source import find_images, read_paths
     from ..score import mean_on_samples, score_images
 
-    (generator, critic, config), _ = networks(checkpoint, device)
+    critic, config, _ = network(checkpoint, "critic", device)
     listed = [path for name in paths for path in (read_paths(sys.stdin.buffer, null) if name == "-" else [name])]
     items = find_images(listed)
     stdout, scores, bad = sys.stdout.buffer, [], 0
@@ -80,7 +79,18 @@ def critic_score(
             done = len(scores) + bad
             console.progress("scoring", done, max(len(items), done))  # an array holds many images
     if summary and scores:
-        _print_summary(scores, mean_on_samples(critic, generator, config, len(scores), seed), as_json, console, stdout)
+        generator, *_ = network(checkpoint, "generator", device)
+        mean, on_samples = sum(scores) / len(scores), mean_on_samples(critic, generator, config, len(scores), seed)
+        figures = {
+            "images": len(scores),
+            "mean_real": mean,
+            "mean_samples": on_samples,
+            "difference": mean - on_samples,
+        }
+        if as_json:
+            stdout.write(json.dumps({"summary": figures}).encode() + b"\n")
+        else:
+            console.row(" · ".join(f"{name} {value:.6g}" for name, value in figures.items()))
     stdout.flush()
     if not items:
         raise DataError("no images to score; looked for image files, folders and zips")
@@ -95,12 +105,3 @@ def _score_record(name: str, score: str, null: bool, as_json: bool) -> bytes:
         return score.encode() + b"\t" + os.fsencode(name) + b"\0"
     safe = re.sub(r"[\x00-\x1f\x7f]", lambda match: printable(match[0]), name)
     return score.encode() + b"\t" + os.fsencode(safe) + b"\n"
-
-
-def _print_summary(scores: list[float], on_samples: float, as_json: bool, console: Console, stdout: BinaryIO) -> None:
-    mean = sum(scores) / len(scores)
-    figures = {"images": len(scores), "mean_real": mean, "mean_samples": on_samples, "difference": mean - on_samples}
-    if as_json:
-        stdout.write(json.dumps({"summary": figures}).encode() + b"\n")
-    else:
-        console.row(" · ".join(f"{name} {value:.6g}" for name, value in figures.items()))
