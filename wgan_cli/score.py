@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from . import UsageError, WganError
 from .config import TrainConfig
 from .data.arrays import is_array, read_array
 from .data.dataset import to_unit
-from .data.decode import BadFile, Item, Pixels, Read, read_file
+from .data.decode import BadFile, Item, Read, read_file
 from .data.pool import read_images
 from .sample import generate, latents
 
@@ -32,47 +31,29 @@ def score_images(
     """
     if not config.size:
         raise UsageError("this checkpoint was trained on a toy set of points, so its critic cannot score images")
-    waiting: list[tuple[str, Pixels | BadFile]] = []
-    for named in _read(config, items):
-        waiting.append(named)
-        if len(waiting) == BATCH:
-            yield from _score(critic, waiting)
-            waiting = []
-    yield from _score(critic, waiting)
+    named = _read(config, items)
+    while batch := list(islice(named, BATCH)):
+        pixels = [np.frombuffer(result.pixels, np.uint8) for _, result in batch if not isinstance(result, BadFile)]
+        images = np.array(pixels, np.uint8).reshape(-1, config.size, config.size, config.channels)
+        scores = iter(_critic_scores(critic, to_unit(torch.from_numpy(images))) if pixels else ())
+        for name, result in batch:
+            yield name, result if isinstance(result, BadFile) else next(scores)
 
 
-def _read(config: TrainConfig, items: Sequence[Item]) -> Iterator[tuple[str, Pixels | BadFile]]:
-    """(name, pixels) of each image; those of an array are named by their number."""
-    shape = (config.size, config.size, config.channels)
-    result: Any
-    for arrays, part in groupby(items, lambda item: is_array(Path(item.path))):
-        for name, result in _array_results(part, config) if arrays else _image_results(part, config):
-            bad = isinstance(result, BadFile)
-            yield name, result if bad else np.frombuffer(result.pixels, np.uint8).reshape(shape)
-
-
-def _image_results(items: Iterable[Item], config: TrainConfig) -> Iterator[tuple[str, Read | BadFile]]:
+def _read(config: TrainConfig, items: Sequence[Item]) -> Iterator[tuple[str, Read | BadFile]]:
+    """(name, what was read) of each image; those of an array are named by their number."""
     read = partial(read_file, size=config.size, channels=config.channels, fit=config.fit)
-    return ((item.name, result) for item, result in read_images(list(items), read))
-
-
-def _array_results(items: Iterable[Item], config: TrainConfig) -> Iterator[tuple[str, Read | BadFile]]:
-    for item in items:
-        try:
-            _, results = read_array(Path(item.path), config.size, config.channels, config.fit)
-            for number, result in enumerate(results):
-                yield f"{item.path}/{number}", result
-        except WganError as error:
-            yield item.path, BadFile(item.path, str(error).removeprefix(f"{item.path}: "))
-
-
-def _score(
-    critic: nn.Module, batch: Sequence[tuple[str, Pixels | BadFile]]
-) -> Iterator[tuple[str, np.float32 | BadFile]]:
-    images = [result for _, result in batch if not isinstance(result, BadFile)]
-    scores = iter(_critic_scores(critic, to_unit(torch.from_numpy(np.stack(images)))) if images else ())
-    for name, result in batch:
-        yield name, result if isinstance(result, BadFile) else next(scores)
+    for arrays, part in groupby(items, lambda item: is_array(Path(item.path))):
+        if not arrays:
+            yield from ((item.name, result) for item, result in read_images(list(part), read))
+            continue
+        for item in part:
+            try:
+                _, results = read_array(Path(item.path), config.size, config.channels, config.fit)
+                for number, result in enumerate(results):
+                    yield f"{item.path}/{number}", result
+            except WganError as error:
+                yield item.path, BadFile(item.path, str(error).removeprefix(f"{item.path}: "))
 
 
 @torch.inference_mode()
