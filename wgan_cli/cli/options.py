@@ -56,12 +56,10 @@ class Command(click.Command):
             talk(["-v", "--verbose"], help="Say more on stderr."),
             talk(["--debug"], help="Show the traceback of an error.", **debug),
         ]
+        self.options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
         self.prefix = f"WGAN_{name}_".upper().replace("-", "_")
-        for option in self.options():
+        for option in self.options:
             option.envvar = self.prefix + long_name(option)[2:].upper().replace("-", "_")
-
-    def options(self) -> list[click.Option]:
-        return [parameter for parameter in self.params if isinstance(parameter, click.Option)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -82,7 +80,7 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            for option in self.options():
+            for option in self.options:
                 for word in option.opts:
                     if str(error).startswith((f"{word} ", f"{word}:")):
                         raise UsageError(word + variable(option, ctx) + str(error)[len(word) :]) from None
@@ -90,7 +88,7 @@ class Command(click.Command):
 
     def _name_strangers(self, console: Console) -> None:
         """A notice for each variable that would be an option of this command, if it had one of that name."""
-        known = [str(option.envvar).removeprefix(self.prefix) for option in self.options()]
+        known = [str(option.envvar).removeprefix(self.prefix) for option in self.options]
         for name in sorted(os.environ):
             if name.startswith(self.prefix) and (rest := name.removeprefix(self.prefix)) not in known:
                 meant = get_close_matches(rest, known, 1)
