@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from wgan_cli.checkpoint import load_generator
+from wgan_cli import load
 from wgan_cli.config import resolve
 from wgan_cli.sample import generate, latents
 from wgan_cli.state import State, new_state
@@ -32,7 +32,7 @@ def points_state(**given: Any) -> State:
 
 def samples(checkpoint: Path, count: int) -> torch.Tensor:
     """[count, ...], the same as of `wgan sample -n count`."""
-    generator, config = load_generator(checkpoint, torch.device("cpu"))
+    generator, _, config = load(checkpoint)
     return torch.cat(list(generate(generator, latents(0, range(count), config.latent))))
 
 

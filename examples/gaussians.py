@@ -17,7 +17,7 @@ from claims import SIGMAS, finish, modes, modes_covered, samples
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wgan_cli.checkpoint import load_critic
+from wgan_cli import load
 from wgan_cli.data.toys import toy_points
 
 COUNT = 2500
@@ -45,11 +45,8 @@ def main(out: Path, sets: list[str]) -> None:
         for axes, variant in zip(row, VARIANTS, strict=True):
             checkpoint = out / f"{name}-{variant}" / "ckpt.pt"
             points = samples(checkpoint, COUNT).numpy()
-            critic, _ = load_critic(checkpoint, torch.device("cpu"))
-            with torch.no_grad():
-                axes.contour(
-                    line, line, critic(plane).view(96, 96).T, 8, colors="C0", linewidths=0.5, linestyles="solid"
-                )
+            levels = load(checkpoint).critic(plane).view(96, 96).T
+            axes.contour(line, line, levels, 8, colors="C0", linewidths=0.5, linestyles="solid")
             axes.plot(*real.T, ".", color="0.6", markersize=1.2)
             axes.plot(*points[:600].T, ".", color="C3", markersize=1)
             axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=(), yticks=(), aspect="equal")

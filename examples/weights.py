@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from wgan_cli.checkpoint import load_critic
+from wgan_cli import load
 from wgan_cli.state import new_state
 
 EDGE = 0.9  # the outermost tenth on either side, which would hold 10 % of weights spread evenly
@@ -34,7 +34,7 @@ def main(out: Path, name: str) -> None:
     shares, moved = {}, 0.0
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     for axes, variant in zip(figure.subplots(1, 2), ("clip", "gp"), strict=True):
-        critic, config = load_critic(out / f"{name}-{variant}" / "ckpt.pt", torch.device("cpu"))
+        _, critic, config = load(out / f"{name}-{variant}")
         new = matrices(new_state(config, torch.device("cpu")).critic)
         weights = {"before training": new, "after training": matrices(critic)}
         limit = config.clip or np.quantile(np.abs(weights["after training"]), WITHIN)

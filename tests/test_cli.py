@@ -625,7 +625,7 @@ def test_unknown_command_with_a_way_on() -> None:
 
 
 def test_a_traceback_only_with_debug(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wgan_cli.checkpoint.load_critic", lambda path, device: 1 / 0)
+    monkeypatch.setattr("wgan_cli.checkpoint.network", lambda *words: 1 / 0)
     words = ("critic-score", save(new_run(), Path("ckpt.pt")), images)
     check_refused(call(*words), 1, "ZeroDivisionError: division by zero", "--debug")
     with pytest.raises(ZeroDivisionError):

@@ -265,7 +265,8 @@ def drawn(*words: str | Path) -> Any:
     out = Path("drawn.npz")
     done = call("sample", *words, "-o", out)
     assert done.code == 0, done.err
-    return np.load(out)
+    with np.load(out) as arrays:
+        return dict(arrays)
 
 
 def test_each_class_is_drawn_as_it_was_seen(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

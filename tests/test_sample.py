@@ -297,7 +297,7 @@ def test_generate_computes_each_sample_at_its_place_in_a_batch(first: int, count
     seen: list[torch.Tensor] = []
 
     class Spy(torch.nn.Linear):
-        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        def forward(self, batch: torch.Tensor, y: object = None) -> torch.Tensor:
             seen.append(batch)
             return batch
 

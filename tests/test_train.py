@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpoint
+from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpoint, load
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.data.dataset import Batch, Dataset
@@ -416,8 +416,7 @@ def test_records_have_the_named_columns(tmp_path: Path) -> None:
 
 def test_clip_fraction_is_the_share_of_weights_at_the_limit(tmp_path: Path) -> None:
     run(settings(variant="clip", clip=0.02, n_critic=1, steps=2), tmp_path)
-    critic, _ = checkpoint.load_critic(tmp_path / "ckpt.pt", CPU)
-    weights = torch.cat([parameter.flatten() for parameter in critic.parameters()]).abs()
+    weights = torch.cat([parameter.flatten() for parameter in load(tmp_path).critic.parameters()]).abs()
     assert weights.max() == torch.tensor(0.02)
     assert records(tmp_path)[-1]["clip_fraction"] == pytest.approx((weights == weights.max()).float().mean().item())
 
@@ -444,7 +443,7 @@ def test_keep_goes_by_the_number_and_leaves_what_is_not_its_own(tmp_path: Path) 
 
 def test_the_sample_grid_is_what_sample_draws_with_the_runs_seed(tmp_path: Path) -> None:
     path = run(settings(seed=5), tmp_path)
-    generator, config = checkpoint.load_generator(path, CPU)
+    generator, _, config = load(path)
     write_samples(generator, latents(5, range(64), config.latent), str(tmp_path / "again.png"))
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "samples/000006.png").read_bytes()
 

@@ -83,13 +83,11 @@ def load(path: str | Path, device: str = "cpu", raw: bool = False) -> Networks:
     The generator has averaged weights if the run kept them, those of the last step if `raw`. device: cpu, cuda or auto.
     Raises UsageError for a path or a device that is not there, DataError for what is no checkpoint of wgan.
     """
-    from .checkpoint import load_critic, load_generator
-    from .device import pick_device
+    from .checkpoint import network
     from .files import newest_checkpoint
 
     if not (path := Path(path)).exists():
         raise UsageError(f"{path}: no such file or folder")
-    path, where = newest_checkpoint(path), pick_device(device)
-    generator, config = load_generator(path, where, raw)
-    critic, _ = load_critic(path, where)
-    return Networks(generator.requires_grad_(False), critic.requires_grad_(False), config)
+    path = newest_checkpoint(path)
+    generator, config, _ = network(path, "generator", device, raw)
+    return Networks(generator, network(path, "critic", device)[0], config)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from . import DataError, UsageError, __version__, reason
 from .config import TrainConfig
 from .data.seen import wrong_in
+from .device import pick_device
 from .files import replacing
 from .networks import build_critic, build_generator, parameter_count
 
@@ -153,7 +154,7 @@ def _check_plain(content: Any) -> None:
 
     A file of a kilobyte could else hold a list of 10^30 entries, or a tensor as large with a stride of 0.
     """
-    waiting, seen = [content], {0}
+    waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
         mark = 0
@@ -165,7 +166,7 @@ def _check_plain(content: Any) -> None:
             if not dense or value.nbytes != value.untyped_storage().nbytes():
                 raise ValueError(f"a tensor of shape {list(value.shape)} that does not fill its memory")
             mark = value.data_ptr()
-        if mark in seen - {0}:
+        if mark and mark in seen:
             raise ValueError("a part that stands in two places")
         seen.add(mark)
 
@@ -186,17 +187,19 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
-def load_generator(path: str | Path, device: torch.device, raw: bool = False) -> tuple[nn.Module, TrainConfig]:
-    """The generator ready to sample: averaged weights if the run kept them, those of the last step if `raw`."""
-    content, config = load(path)
-    weights = content["generator"] if raw or content["ema"] is None else content["ema"]
-    return restore(build_generator, config, weights, path).to(device).eval(), config
+def network(
+    path: str | Path, name: str, device: str = "cpu", raw: bool = False
+) -> tuple[nn.Module, TrainConfig, dict[str, Any]]:
+    """A checkpoint's `generator` or `critic`, ready to use, its settings, and what it tells of the data of its run.
 
-
-def load_critic(path: str | Path, device: torch.device) -> tuple[nn.Module, TrainConfig]:
-    """The critic ready to score, with the batch statistics of training."""
+    The generator has averaged weights if the run kept them, those of the last step if `raw`.
+    """
+    where = pick_device(device)
     content, config = load(path)
-    return restore(build_critic, config, content["critic"], path).to(device).eval(), config
+    averaged = name == "generator" and not raw and content["ema"] is not None
+    build = build_generator if name == "generator" else build_critic
+    built = restore(build, config, content["ema" if averaged else name], path)
+    return built.to(where).eval().requires_grad_(False), config, content["data"]
 
 
 def restore(

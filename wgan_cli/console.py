@@ -33,15 +33,16 @@ class Console:
 
     def notice(self, text: str) -> None:
         if not self.quiet:
-            self._line(text)
+            self.row(text)
 
     def error(self, text: str) -> None:
         prefix = "\033[31mError:\033[0m " if self.colored else "Error: "
-        self._line(text, prefix)
+        self.row(text, prefix)
 
-    def row(self, text: str) -> None:
+    def row(self, text: str, prefix: str = "") -> None:
         """A line that is shown even when quiet: more of an error, or a result that was asked for."""
-        self._line(text)
+        self._erase()
+        self._write(prefix + printable(text) + "\n")
 
     def progress(
         self,
@@ -74,7 +75,7 @@ class Console:
         figures += [f"{name} {value:.4g}" for name, value in (facts or {}).items()]
         text = " · ".join(figures)
         if not self.animated:
-            self._line(text)
+            self.row(text)
             return
         if history:
             text += " " + sparkline(history)
@@ -85,10 +86,6 @@ class Console:
             text = "█" * filled + "░" * (room - filled) + " " + text
         self._write("\r\033[K" + text[: columns - 1])
         self._bar_visible = True
-
-    def _line(self, text: str, prefix: str = "") -> None:
-        self._erase()
-        self._write(prefix + printable(text) + "\n")
 
     def _erase(self) -> None:
         if self._bar_visible:

@@ -46,14 +46,12 @@ def running_median(values: Sequence[float]) -> list[float]:
     return [statistics.median(values[max(0, i - reach) : i + min(reach, i) + 1]) for i in range(count)]
 
 
-def write(run: Path) -> bool:
-    """Draw curve.png from what the folder of a run holds; False where matplotlib is missing."""
+def write(run: Path) -> None:
+    """Draw curve.png from what the folder of a run holds. ImportError where matplotlib is missing."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of caches and fonts that it makes
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.image import imread
-    except ImportError:
-        return False
+    from matplotlib.figure import Figure
+    from matplotlib.image import imread
+
     records = read(run / "metrics.jsonl")
     verdict = judge(records)
     panels = [name for name in TITLES if any(name in r for r in records)][:4]
@@ -82,7 +80,6 @@ def write(run: Path) -> bool:
         axes.set_axis_off()
     with replacing(run / "curve.png") as file:
         figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
-    return True
 
 
 def draw_estimate(axes: Any, records: Sequence[Mapping[str, Any]], estimate: str) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from io import BytesIO
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import DataError, reason
+from . import DataError, metrics, reason
 from .config import TrainConfig
 from .console import Console
 from .data.arrays import image_shape, open_array
@@ -29,23 +29,6 @@ from .data.dataset import Dataset, unit
 from .data.decode import native_channels, open_file, open_image
 from .data.seen import Seen
 from .data.source import Source
-from .metrics import (
-    DIRECTIONS,
-    K_PRECISION,
-    PATCH,
-    PATCHES,
-    K,
-    coverage_density,
-    exact_wasserstein,
-    frechet,
-    kernel_distance,
-    level_sides,
-    nearest,
-    nearness,
-    precision_recall,
-    pyramid_distances,
-    sliced_wasserstein,
-)
 from .sample import CHUNK, generate, latents, spread, to_output
 
 COUNT = 1000  # samples, unless asked for otherwise
@@ -73,11 +56,11 @@ def evaluate(
     """
     if count is None:
         count = min(COUNT, len(data) // 2)
-    if count <= K or 2 * count > len(data):
+    if count <= metrics.K or 2 * count > len(data):
         of_them = "" if data.chosen is None else " that were held out"
         raise DataError(
             f"--data holds {len(data)}{of_them}, too few for N {count}: it takes 2N, half to compare with and half to "
-            f"show what data give, and N must be {K + 1} or more"
+            f"show what data give, and N must be {metrics.K + 1} or more"
         )
     flatten: Callable[[Tensor], Tensor] = partial(torch.flatten, start_dim=1)
     if count < FEW:
@@ -94,14 +77,25 @@ def evaluate(
     protocol: dict[str, Any] = {"n": count, "seed": seed, "space": "pixels" if config.size else "points"}
     protocol |= {"shape": config.shape, "data_count": len(data), "data_fingerprint": data.fingerprint}
 
+    def compare(
+        method: str,
+        function: Callable[[Tensor, Tensor], Any],  # one value or several
+        sets: Sequence[Tensor],  # samples, other data, and the data that both are compared with
+        **figures: str,  # and which way is better
+    ) -> Iterator[dict[str, Any]]:
+        values = [np.atleast_1d(function(x, sets[2])).tolist() for x in sets[:2]]
+        for (figure, better), on_samples, on_data in zip(figures.items(), *values, strict=True):
+            record = {"figure": figure, "samples": on_samples, "data": on_data, "better": better, "method": method}
+            yield record | protocol
+
+    directions = f"{metrics.DIRECTIONS} directions"
     if config.size:
-        names = {f"swd_{side}": "lower" for side in level_sides(config.size)}
-        method = f"x1000, {PATCHES} patches an image of {PATCH}x{PATCH}, {DIRECTIONS} directions"
-        pyramid = partial(pyramid_distances, seed=seed)
-        yield from _compare(names, method, lambda a, b: [*pyramid(a, b).values()], images, protocol)
+        method = f"x1000, {metrics.PATCHES} patches an image of {metrics.PATCH}x{metrics.PATCH}, {directions}"
+        sides = {f"swd_{side}": "lower" for side in metrics.level_sides(config.size)}
+        yield from compare(method, lambda a, b: [*metrics.pyramid_distances(a, b, seed).values()], images, **sides)
     else:
-        sliced = partial(sliced_wasserstein, seed=seed)
-        yield from _compare({"sliced_wasserstein": "lower"}, f"{DIRECTIONS} directions", sliced, vectors, protocol)
+        sliced = partial(metrics.sliced_wasserstein, seed=seed)
+        yield from compare(directions, sliced, vectors, sliced_wasserstein="lower")
     if not importlib.util.find_spec("scipy"):
         console.notice("no wasserstein_1: it needs scipy, as in pip install 'wgan[evaluate]'")
     elif count > MATCHED:
@@ -110,23 +104,21 @@ def evaluate(
             f"-n {MATCHED} gives it"
         )
     else:
-        yield from _compare({"wasserstein_1": "lower"}, "Euclidean, exact", exact_wasserstein, vectors, protocol)
+        yield from compare("Euclidean, exact", metrics.exact_wasserstein, vectors, wasserstein_1="lower")
     if features:
         vectors = [embed(x) for x in images]
         protocol |= {"space": "features", "features_fingerprint": digest}
-        yield from _compare({"frechet_distance": "lower"}, "of normal distributions", frechet, vectors, protocol)
-        yield from _compare(
-            {"kernel_distance": "lower"}, "cubic, unbiased, all pairs", kernel_distance, vectors, protocol
-        )
-        figures = {"precision": "higher", "recall": "higher"}
-        yield from _compare(figures, f"{K_PRECISION} neighbours", precision_recall, vectors, protocol)
-    figures = {"coverage": "higher", "density": "as data"}
-    yield from _compare(figures, f"{K} neighbours", coverage_density, vectors, protocol)
+        yield from compare("of normal distributions", metrics.frechet, vectors, frechet_distance="lower")
+        yield from compare("cubic, unbiased, all pairs", metrics.kernel_distance, vectors, kernel_distance="lower")
+        method = f"{metrics.K_PRECISION} neighbours"
+        yield from compare(method, metrics.precision_recall, vectors, precision="higher", recall="higher")
+    method = f"{metrics.K} neighbours"
+    yield from compare(method, metrics.coverage_density, vectors, coverage="higher", density="as data")
     if train:
-        near = nearest(torch.cat(vectors), (embed(x) for x in _all_rows(train, config.flip))).split(count)
+        near = metrics.nearest(torch.cat(vectors), (embed(x) for x in _all_rows(train, config.flip))).split(count)
         method = f"nearest of {len(train)} in {train.fingerprint}"
         protocol |= {"train_count": len(train), "train_fingerprint": train.fingerprint}
-        yield from _compare({"train_distance": "as data", "train_nearer": "near 0.5"}, method, nearness, near, protocol)
+        yield from compare(method, metrics.nearness, near, train_distance="as data", train_nearer="near 0.5")
 
 
 def parts(data: Dataset, train: Dataset | None, seen: Seen, console: Console) -> tuple[Dataset, Dataset | None]:
@@ -171,26 +163,10 @@ def native_shape(source: Source) -> tuple[int, ...]:
             height, width, channels = image_shape(shape)
             return channels, height, width
     for item in source.items:
-        with (
-            suppress(Exception),
-            open_file(item) as file,
-            open_image(file) as image,
-        ):  # decoders raise nearly everything on broken input
+        # Decoders raise nearly everything on broken input.
+        with suppress(Exception), open_file(item) as file, open_image(file) as image:
             return native_channels(image), image.height, image.width
     return ()
-
-
-def _compare(
-    figures: Mapping[str, str],  # and which way is better
-    method: str,
-    function: Callable[[Tensor, Tensor], Any],  # one value or several
-    sets: Sequence[Tensor],  # samples, other data, and the data that both are compared with
-    protocol: dict[str, Any],
-) -> Iterator[dict[str, Any]]:
-    values = [np.atleast_1d(function(x, sets[2])).tolist() for x in sets[:2]]
-    for (figure, better), on_samples, on_data in zip(figures.items(), *values, strict=True):
-        record = {"figure": figure, "samples": on_samples, "data": on_data, "better": better, "method": method}
-        yield record | protocol
 
 
 def _all_rows(data: Dataset, flip: bool) -> Iterator[Tensor]:

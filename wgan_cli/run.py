@@ -65,11 +65,8 @@ class Run:
         self._records: BinaryIO
         self._board: Any = None
         self._drawing = True  # until that fails
-
-    def tidy(self) -> None:
-        """Remove what a killed run was about to write."""
-        for folder in filter(Path.is_dir, (self.out, self.out / "samples")):
-            sweep(folder)
+        for folder in filter(Path.is_dir, (out, out / "samples")):
+            sweep(folder)  # what a killed run was about to write
 
     @property
     def kept(self) -> str:
@@ -169,12 +166,13 @@ class Run:
         if not self._drawing:
             return
         try:
-            self._drawing = curve.write(self.out)
-            if not self._drawing:
-                self.console.notice(f"no {self.picture}: drawing it {curve.INSTALL}")
+            curve.write(self.out)
         except Exception as error:
             self._drawing = False
-            self.console.notice(f"no {self.picture}: {type(error).__name__}: {error}")
+            why = (
+                f"drawing it {curve.INSTALL}" if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+            )
+            self.console.notice(f"no {self.picture}: {why}")
 
 
 def record(state: State, figures: dict[str, Tensor], seconds: float) -> dict[str, Any]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
@@ -102,10 +104,12 @@ def generate(
         count = min(CHUNK - place, len(rows) - done)
         batch = torch.zeros(CHUNK, rows.shape[1])
         batch[place : place + count] = torch.from_numpy(rows[done : done + count])
-        labels = None if y is None else torch.zeros(CHUNK, dtype=torch.int64)
-        if labels is not None and y is not None:
+        labels = None
+        if y is not None:
+            labels = torch.zeros(CHUNK, dtype=torch.int64)
             labels[place : place + count] = torch.from_numpy(y[done : done + count])
-        yield generator(batch.to(device), None if labels is None else labels.to(device))[place : place + count]
+            labels = labels.to(device)
+        yield generator(batch.to(device), labels)[place : place + count]
         done += count
 
 
@@ -123,37 +127,28 @@ def write_samples(
     """Generate a sample for each latent and write them as `out` asks.
 
     A folder gets one PNG an image; .npz and .npy get uint8 [N, H, W, C] (float32 [N, D] for points), written as
-    it is generated; anything else is one PNG grid.
+    it is generated, an .npz `labels` too; anything else is one PNG grid.
     """
     each = y if y is not None and y.ndim == 2 else [y]
     chunks = (to_output(chunk) for part in each for chunk in generate(generator, rows, first, part))
     path = Path(out)
     if stdout is None and names_folder(out):
-        index = first
-        for chunk in chunks:
-            if chunk.ndim == 2:
+        for index, image in enumerate(chain.from_iterable(chunks), first):
+            if image.ndim == 1:
                 raise UsageError(f"-o {out}: a toy set's samples are points; write them to one .png, .npz or .npy")
             path.mkdir(parents=True, exist_ok=True)
-            for image in chunk:
-                with replacing(path / f"{stem}-{index:06}.png") as file:
-                    to_image(image).save(file, "PNG")
-                index += 1
+            with replacing(path / f"{stem}-{index:06}.png") as file:
+                to_image(image).save(file, "PNG")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() in (".npz", ".npy"):
-        with replacing(path) as file:
-            _write_array(file, path.suffix.lower(), chunks, len(each) * len(rows), y)
+        _write_array(path, chunks, len(each) * len(rows), y)
         return
-    picture = grid(np.concatenate(list(chunks)), columns)
-    mark = PngInfo()
+    mark, picture = PngInfo(), BytesIO()  # a pipe cannot seek
     mark.add_text("Software", GRID_MARK)  # so that it is never taken for an image to train on
-    if stdout:
-        buffer = BytesIO()  # a pipe cannot seek
-        picture.save(buffer, "PNG", pnginfo=mark)
-        stdout.write(buffer.getbuffer())
-        return
-    with replacing(path) as file:
-        picture.save(file, "PNG", pnginfo=mark)
+    grid(np.concatenate(list(chunks)), columns).save(picture, "PNG", pnginfo=mark)
+    with nullcontext(stdout) if stdout else replacing(path) as file:
+        file.write(picture.getbuffer())
 
 
 def to_output(samples: Tensor) -> NDArray[Any]:
@@ -161,25 +156,20 @@ def to_output(samples: Tensor) -> NDArray[Any]:
     return (to_pixels(samples) if samples.dim() == 4 else samples.float()).cpu().numpy()
 
 
-def _write_array(
-    file: BinaryIO, suffix: str, chunks: Iterator[NDArray[Any]], count: int, y: NDArray[np.int64] | None
-) -> None:
-    def write(stream: Any) -> None:
-        for number, chunk in enumerate(chunks):
+def _write_array(path: Path, chunks: Iterator[NDArray[Any]], count: int, y: NDArray[np.int64] | None) -> None:
+    with ExitStack() as opened:
+        stream: Any = opened.enter_context(replacing(path))
+        if path.suffix.lower() == ".npz":
+            archive = opened.enter_context(zipfile.ZipFile(stream, "w"))
+            if y is not None:
+                with archive.open("labels.npy", "w") as labels:
+                    np.lib.format.write_array(labels, y.ravel())
+            stream = opened.enter_context(archive.open("images.npy", "w", force_zip64=True))
+        for number, chunk in enumerate(map(np.ascontiguousarray, chunks)):
             if number == 0:
-                header = {"descr": np.lib.format.dtype_to_descr(chunk.dtype), "fortran_order": False}
+                header = np.lib.format.header_data_from_array_1_0(chunk)
                 np.lib.format.write_array_header_1_0(stream, {**header, "shape": (count, *chunk.shape[1:])})
-            stream.write(np.ascontiguousarray(chunk).data)
-
-    if suffix == ".npy":
-        write(file)
-        return
-    with zipfile.ZipFile(file, "w") as archive:
-        with archive.open("images.npy", "w", force_zip64=True) as stream:
-            write(stream)
-        if y is not None:
-            with archive.open("labels.npy", "w") as stream:
-                np.lib.format.write_array(stream, y.ravel())
+            stream.write(chunk.data)
 
 
 def grid(samples: NDArray[Any], columns: int | None = None) -> Image.Image:
@@ -189,12 +179,10 @@ def grid(samples: NDArray[Any], columns: int | None = None) -> Image.Image:
     count, height, width, channels = samples.shape
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
-    canvas = np.zeros((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), np.uint8)
-    for index, image in enumerate(samples):
-        top = GAP + (index // columns) * (height + GAP)
-        left = GAP + (index % columns) * (width + GAP)
-        canvas[top : top + height, left : left + width] = image
-    return to_image(canvas)
+    cells = np.pad(samples, ((0, rows * columns - count), (GAP, 0), (GAP, 0), (0, 0)))
+    lines = cells.reshape(rows, columns, height + GAP, width + GAP, channels).swapaxes(1, 2)
+    canvas = lines.reshape(rows * (height + GAP), columns * (width + GAP), channels)
+    return to_image(np.pad(canvas, ((0, GAP), (0, GAP), (0, 0))))
 
 
 def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
@@ -207,10 +195,8 @@ def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
 
 def scatter(points: NDArray[np.float32], side: int = 512, extent: float = 2.5) -> Image.Image:
     """Points of the plane as dots on white, [-extent, extent] in both directions, y upwards."""
-    canvas = np.full((side, side, 1), 255, np.uint8)
+    canvas = np.full((side, side), 255, np.uint8)
     inside = points[np.abs(points).max(axis=1) < extent]
     columns, rows = ((inside * (1, -1) + extent) * (side / (2 * extent))).astype(int).T
-    for down in (-1, 0, 1):
-        for right in (-1, 0, 1):
-            canvas[np.clip(rows + down, 0, side - 1), np.clip(columns + right, 0, side - 1)] = 0
-    return to_image(canvas)
+    canvas[rows, columns] = 0
+    return Image.fromarray(canvas).filter(ImageFilter.MinFilter(3))  # which makes the dots 3 x 3

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice, repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +17,9 @@ from .config import TrainConfig
 from .console import in_short
 from .data.arrays import is_array, read_array
 from .data.dataset import to_unit
-from .data.decode import BadFile, Item, Pixels, Read, read_file
+from .data.decode import BadFile, Item, Read, read_file
 from .data.pool import read_images
-from .sample import class_number, generate, latents, spread
+from .sample import CHUNK, class_number, generate, latents, spread
 
 BATCH = 64
 
@@ -36,18 +35,20 @@ def score_images(
     """
     if not config.size:
         raise UsageError("this checkpoint was trained on a toy set of points, so its critic cannot score images")
-    numbers = _class_numbers(config.classes, items, class_name)
-    waiting: list[tuple[str, Pixels | BadFile, int | None]] = []
-    for item, name, result in _read(config, items):
-        waiting.append((name, result, numbers[item] if numbers else None))
-        if len(waiting) == BATCH:
-            yield from _score(critic, waiting)
-            waiting = []
-    yield from _score(critic, waiting)
+    numbers = class_numbers(config.classes, items, class_name)
+    named = _read(config, items)
+    while batch := list(islice(named, BATCH)):
+        good = [(item, result.pixels) for item, _, result in batch if not isinstance(result, BadFile)]
+        images = np.array([np.frombuffer(pixels, np.uint8) for _, pixels in good], np.uint8)
+        images = images.reshape(-1, config.size, config.size, config.channels)
+        y = torch.tensor([numbers[item] for item, _ in good]) if numbers else None
+        scores = iter(_critic_scores(critic, to_unit(torch.from_numpy(images)), y) if good else ())
+        for _, name, result in batch:
+            yield name, result if isinstance(result, BadFile) else next(scores)
 
 
-def _class_numbers(classes: Sequence[str], items: Sequence[Item], name: str | None) -> dict[Item, int] | None:
-    """The class of each: `name`, else the folder that it is in. None where there are no classes."""
+def class_numbers(classes: Sequence[str], items: Sequence[Item], name: str | None) -> dict[Item, int]:
+    """The class of each: `name`, else the folder that it is in. Empty where there are no classes."""
     if name is not None:
         return dict.fromkeys(items, class_number(classes, name))
     known, found = {name: number for number, name in enumerate(classes)}, {}
@@ -60,45 +61,23 @@ def _class_numbers(classes: Sequence[str], items: Sequence[Item], name: str | No
                 f"{item.name}: in no folder with the name of a class ({in_short(classes)}); give its class by --class"
             )
         found[item] = number
-    return found or None
+    return found
 
 
-def _read(config: TrainConfig, items: Sequence[Item]) -> Iterator[tuple[Item, str, Pixels | BadFile]]:
-    """(item, name, pixels) of each image; those of an array are named by their number."""
-    shape = (config.size, config.size, config.channels)
-    result: Any
-    for arrays, part in groupby(items, lambda item: is_array(Path(item.path))):
-        for item, name, result in _array_results(part, config) if arrays else _image_results(part, config):
-            bad = isinstance(result, BadFile)
-            yield item, name, result if bad else np.frombuffer(result.pixels, np.uint8).reshape(shape)
-
-
-def _image_results(items: Iterable[Item], config: TrainConfig) -> Iterator[tuple[Item, str, Read | BadFile]]:
+def _read(config: TrainConfig, items: Sequence[Item]) -> Iterator[tuple[Item, str, Read | BadFile]]:
+    """(item, name, what was read) of each image; those of an array are named by their number."""
     read = partial(read_file, size=config.size, channels=config.channels, fit=config.fit)
-    return ((item, item.name, result) for item, result in read_images(list(items), read))
-
-
-def _array_results(items: Iterable[Item], config: TrainConfig) -> Iterator[tuple[Item, str, Read | BadFile]]:
-    for item in items:
-        try:
-            _, results = read_array(Path(item.path), config.size, config.channels, config.fit)
-            for number, result in enumerate(results):
-                yield item, f"{item.path}/{number}", result
-        except WganError as error:
-            yield item, item.path, BadFile(item.path, str(error).removeprefix(f"{item.path}: "))
-
-
-def _score(
-    critic: nn.Module, batch: Sequence[tuple[str, Pixels | BadFile, int | None]]
-) -> Iterator[tuple[str, np.float32 | BadFile]]:
-    good = [(pixels, number) for _, pixels, number in batch if not isinstance(pixels, BadFile)]
-    scores: Iterator[np.float32] = iter(())
-    if good:
-        images, numbers = zip(*good, strict=True)
-        y = None if numbers[0] is None else torch.tensor(numbers)
-        scores = iter(_critic_scores(critic, to_unit(torch.from_numpy(np.stack(images))), y))
-    for name, result, _ in batch:
-        yield name, result if isinstance(result, BadFile) else next(scores)
+    for arrays, part in groupby(items, lambda item: is_array(Path(item.path))):
+        if not arrays:
+            yield from ((item, item.name, result) for item, result in read_images(list(part), read))
+            continue
+        for item in part:
+            try:
+                _, results = read_array(Path(item.path), config.size, config.channels, config.fit)
+                for number, result in enumerate(results):
+                    yield item, f"{item.path}/{number}", result
+            except WganError as error:
+                yield item, item.path, BadFile(item.path, str(error).removeprefix(f"{item.path}: "))
 
 
 @torch.inference_mode()
@@ -113,15 +92,11 @@ def mean_on_samples(
     config: TrainConfig,
     count: int,
     seed: int,
-    items: Sequence[Item] = (),
-    class_name: str | None = None,
+    numbers: Sequence[int] = (),  # of classes, to draw samples of in proportion
 ) -> float:
-    """The critic's mean score of `count` fresh samples, of the classes that `score_images` finds the items in."""
-    numbers = _class_numbers(config.classes, items, class_name) or {}
-    y = spread(count, np.bincount([*numbers.values()], minlength=1) if numbers else ())
-    rows, done, total = latents(seed, range(count), config.latent), 0, []
-    for samples in generate(generator, rows, y=y):
-        labels = None if y is None else torch.from_numpy(y[done : done + len(samples)])
-        total.append(_critic_scores(critic, samples, labels))
-        done += len(samples)
-    return float(np.concatenate(total).mean(dtype=np.float64))
+    """The critic's mean score of `count` fresh samples."""
+    y = spread(count, np.bincount(numbers) if len(numbers) else ())
+    chunks = generate(generator, latents(seed, range(count), config.latent), y=y)
+    labels: Iterable[Tensor | None] = repeat(None) if y is None else torch.from_numpy(y).split(CHUNK)
+    scores = [_critic_scores(critic, samples, part) for samples, part in zip(chunks, labels, strict=False)]
+    return float(np.concatenate(scores).mean(dtype=np.float64))

@@ -45,7 +45,6 @@ def train(
     """
     began, stop = time.monotonic(), stop or Stop()
     run = Run(out, console)
-    run.tidy()
     resumes = run.newest.exists() and not force
     state = (
         restored_state(run.newest, config, dataset, device, console, new_data) if resumes else new_state(config, device)
@@ -86,53 +85,46 @@ def train(
                     _tell_pace(state, seconds / (state.batches - first), console, faster)
                 if stop.ended_by and state.batches < config.n_critic * (state.step + 1):  # amid a step: it may be long
                     reason = stop.reason()
-            if reason:
-                break
-            step = state.step + 1
-            last = step == config.steps
-            logs = last or step % config.log_every == 0
-            if last or (logs and step % max(1, COMPARE_EVERY // config.n_critic) < config.log_every):
-                figures |= compare(state, training, heldout)  # before the generator's step, as the rest
-            figures |= generator_step(state, batch)  # in place: these are the last in `unchecked` too
-            seconds = before + time.monotonic() - began
-            reason = None if last else stop.reason()
-            late = time.monotonic() >= save_by
-            samples, saves = last or step % config.sample_every == 0, last or step % config.save_every == 0
-            asked = stop.take_save()  # one that comes after this is answered at the next step, which saves
-            now = late or asked  # whatever the settings say
-            if logs or samples or saves or now or len(unchecked) > 1000:
-                check_steps(state, unchecked, run.kept)
-            if logs:
-                entry = record(state, figures, seconds)
-                history.append(entry[estimate])
-                if last:
-                    verdict = judge([*curve.read(run.log), entry])
-                    entry["verdict"] = verdict.word
-                run.write(entry)
-            facts = {label: statistics.median(history[-5:])} if history else {}
-            console.progress("training", step, config.steps, facts, history)
-            if not (samples or saves or now) or reason:
+            samples = saves = asked = False
+            if not reason:  # the critic's part of the step is whole
+                step = state.step + 1
+                last = step == config.steps
+                logs = last or step % config.log_every == 0
+                if last or (logs and step % max(1, COMPARE_EVERY // config.n_critic) < config.log_every):
+                    figures |= compare(state, training, heldout)  # before the generator's step, as the rest
+                figures |= generator_step(state, batch)  # in place: these are the last in `unchecked` too
+                seconds = before + time.monotonic() - began
+                reason = None if last else stop.reason()
+                samples, saves = last or step % config.sample_every == 0, last or step % config.save_every == 0
+                asked = stop.take_save()  # one that comes after this is answered at the next step, which saves
+                if logs or len(unchecked) > 1000:
+                    check_steps(state, unchecked, run.kept)
+                if logs:
+                    entry = record(state, figures, seconds)
+                    history.append(entry[estimate])
+                    if last:
+                        verdict = judge([*curve.read(run.log), entry])
+                        entry["verdict"] = verdict.word
+                    run.write(entry)
+                facts = {label: statistics.median(history[-5:])} if history else {}
+                console.progress("training", step, config.steps, facts, history)
+            now = asked or reason is not None or time.monotonic() >= save_by  # whatever the settings say
+            if not (samples or saves or now):
                 continue
-            _keep(state, run, dataset, samples, saves, now)
+            check_steps(state, unchecked, run.kept)
+            run.check_there(state.step)
+            check_weights(state, run.kept)
+            if samples or now:
+                run.write_grid(state, numbered=samples)
             if saves or now:
+                run.save(state, dataset, numbered=saves)
                 save_by = time.monotonic() + SAVE_AFTER
-            if not last and time.monotonic() >= redraw:
+            if not reason and not last and time.monotonic() >= redraw:
                 redraw = time.monotonic()
                 run.draw()
                 redraw += 100 * (time.monotonic() - redraw)  # a hundredth of the time goes into drawing
-            if asked:
+            if asked and not reason:
                 console.notice(f"saved at step {state.step}, as SIGUSR1 asks")
-        if reason:
-            check_steps(state, unchecked, run.kept)
-            regular = not state.batches % config.n_critic  # of a whole step
-            _keep(
-                state,
-                run,
-                dataset,
-                samples=regular and state.step % config.sample_every == 0,
-                saves=regular and state.step % config.save_every == 0,
-                now=True,
-            )
     run.draw()
     if reason:
         raise StoppedError(
@@ -141,16 +133,6 @@ def train(
     console.notice(f"done: step {state.step}, {duration(seconds)} of training, {label} {facts[label]:.4g}")
     console.notice(str(verdict))
     return run.newest
-
-
-def _keep(state: State, run: Run, dataset: Dataset, samples: bool, saves: bool, now: bool) -> None:
-    """Write what is due at this step: samples and a checkpoint with its number, and if `now` both without."""
-    run.check_there(state.step)
-    check_weights(state, run.kept)
-    if samples or now:
-        run.write_grid(state, numbered=samples)
-    if saves or now:
-        run.save(state, dataset, numbered=saves)
 
 
 def expected_seconds(config: TrainConfig, device: torch.device) -> float:

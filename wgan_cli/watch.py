@@ -64,11 +64,10 @@ def check_steps(state: State, unchecked: list[tuple[int, dict[str, Tensor]]], ke
     """DivergedError for the first figure that is not finite; empties the list. `kept`: what the error says is left."""
     if not unchecked:
         return
-    values = iter(torch.stack([value for _, figures in unchecked for value in figures.values()]).tolist())
-    for step, figures in unchecked:
-        for name, value in zip(figures, values, strict=False):
-            if not math.isfinite(value):
-                raise _diverged(state, step, f"{name} is {value}", kept)
+    found = [(step, name, value) for step, figures in unchecked for name, value in figures.items()]
+    for (step, name, _), value in zip(found, torch.stack([value for *_, value in found]).tolist(), strict=True):
+        if not math.isfinite(value):
+            raise _diverged(state, step, f"{name} is {value}", kept)
     unchecked.clear()
 
 

@@ -12,17 +12,7 @@ import click
 from .. import UsageError
 from ..config import Range
 from ..console import Console
-from .options import (
-    any_path,
-    checkpoint_argument,
-    command,
-    device_option,
-    null_option,
-    option,
-    seed_option,
-    talk_options,
-    within,
-)
+from .options import any_path, checkpoint_argument, command, device_option, null_option, option, seed_option, within
 
 
 @command(short_help="Distances between samples and held-out data.")
@@ -42,8 +32,10 @@ from .options import (
 @option("--skip-bad", is_flag=True, help="Leave unreadable files out instead of stopping.")
 @option("--json", "as_json", is_flag=True, help="One JSON object a figure, a line each.")
 @device_option()
-@talk_options()
+@click.pass_obj
 def evaluate(
+    console: Console,
+    /,
     checkpoint: Path,
     data: str,
     trained: str | None,
@@ -54,8 +46,6 @@ def evaluate(
     skip_bad: bool,
     as_json: bool,
     device: str,
-    quiet: bool,
-    verbose: bool,
 ) -> None:
     """\b
     wgan evaluate run/ --data heldout/
@@ -70,15 +60,13 @@ def evaluate(
     repeated to 3 channels, and returns one tensor [64, ...]; with Inception frechet_distance is FID and
     kernel_distance KID.
     """
-    from ..checkpoint import load, load_generator
+    from ..checkpoint import network
     from ..data.cache import prepare
     from ..data.seen import Seen
     from ..data.source import open_source
-    from ..device import pick_device
     from ..evaluate import evaluate, native_shape, parts
 
-    generator, config = load_generator(checkpoint, pick_device(device))
-    console = Console(quiet=quiet, verbose=verbose)
+    generator, config, data_of_run = network(checkpoint, "generator", device)
     if features and not config.size:
         raise UsageError("--features is for images, and this checkpoint draws points")
     if data == trained == "-":
@@ -88,22 +76,19 @@ def evaluate(
     if any(bool(source.toy) == bool(config.size) for source in sources):
         raise UsageError(f"this checkpoint draws {'images' if config.size else 'points'}; compare like with like")
     held, *others = (prepare(source, replace(config, batch=1), skip_bad, console) for source in sources)
-    run = Seen.of(load(checkpoint)[0]["data"], config)
     for source in sources:
         if config.size and (stored := native_shape(source)) != config.shape:
             console.notice(f"{source.told}: {_shape(stored)} made {_shape(config.shape)}, as training made its images")
-    held, seen = parts(held, next(iter(others), None), run, console)
+    known = Seen.of(data_of_run, config)
+    held, seen = parts(held, next(iter(others), None), known, console)
     space = "pixels" if config.size else "points"
     records = evaluate(
-        generator,
-        config,
-        held,
-        console,
+        *(generator, config, held, console),
         count=count,
         seed=seed,
         features=features,
         train=seen,
-        class_counts=run.class_counts,
+        class_counts=known.class_counts,
     )
     for number, record in enumerate(records):
         if as_json:

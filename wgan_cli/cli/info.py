@@ -10,7 +10,7 @@ import click
 
 from ..console import printable, sparkline
 from ..files import newest_checkpoint
-from .options import checkpoint_argument, command, option, plain, talk_options
+from .options import checkpoint_argument, command, option, plain
 
 COMPARING = """
 Each run's estimate is of its own critic. To compare runs, compare their samples with the same images:
@@ -20,8 +20,7 @@ wgan evaluate RUN --data IMAGES"""
 @command(short_help="The environment, and what a checkpoint holds.")
 @checkpoint_argument(required=False)
 @option("--json", "as_json", is_flag=True, help="As JSON.")
-@talk_options()
-def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def info(checkpoint: Path | None, as_json: bool) -> None:
     """\b
     wgan info
     wgan info run/
@@ -32,9 +31,10 @@ def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> 
     """
     from .. import checkpoint as checkpoints
     from .. import ops
+    from ..curve import column, read
     from ..data.cache import cache_folder
     from ..device import pick_device
-    from ..verdict import FIGURES
+    from ..verdict import ADVICE, FIGURES, judge
 
     facts: dict[str, Any] = {
         **checkpoints.versions(),
@@ -45,7 +45,16 @@ def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> 
     if checkpoint:
         folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
         if (log := folder / "metrics.jsonl").exists():
-            facts["run"] = _run_facts(log)
+            records = read(log)
+            verdict = judge(records)
+            _, values = column(records, verdict.estimate)
+            facts["run"] = {
+                "verdict": verdict.word,
+                "reason": verdict.reason,
+                "advice": ADVICE[verdict.word],
+                "estimate_so_far": sparkline(values, 32),
+                **verdict.figures,
+            }
         if folder != checkpoint or (folder / "ckpt.pt").exists() or not log.exists():  # it may have saved nothing yet
             facts["checkpoint"] = checkpoints.describe(newest_checkpoint(checkpoint))
     if as_json:
@@ -57,20 +66,3 @@ def info(checkpoint: Path | None, as_json: bool, quiet: bool, verbose: bool) -> 
             click.echo(f"{name:22} {text:10} {FIGURES[name]}" if name in FIGURES else f"{name:22} {text}")
         if "verdict" in group:
             click.echo(COMPARING)
-
-
-def _run_facts(log: Path) -> dict[str, Any]:
-    """What the records of a run say of it."""
-    from ..curve import column, read
-    from ..verdict import ADVICE, judge
-
-    records = read(log)
-    verdict = judge(records)
-    _, values = column(records, verdict.estimate)
-    return {
-        "verdict": verdict.word,
-        "reason": verdict.reason,
-        "advice": ADVICE[verdict.word],
-        "estimate_so_far": sparkline(values, 32),
-        **verdict.figures,
-    }

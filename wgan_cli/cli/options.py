@@ -42,16 +42,24 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose options stand under headings and come from the environment too: --lr of train, WGAN_TRAIN_LR."""
+    """A command whose options stand under headings and come from the environment too: --lr of train, WGAN_TRAIN_LR.
+
+    What it says goes to its `ctx.obj`, a Console; the options for that come last, under the last heading.
+    """
 
     def __init__(self, name: str | None, **attributes: Any) -> None:
         super().__init__(name, **attributes)
+        talk = partial(Option, is_flag=True, section=getattr(self.params[-1], "section", "Options"))
+        debug: dict[str, Any] = {"is_eager": True, "expose_value": False, "callback": set_debugging}
+        self.params += [
+            talk(["-q", "--quiet"], help="Say nothing but errors."),
+            talk(["-v", "--verbose"], help="Say more on stderr."),
+            talk(["--debug"], help="Show the traceback of an error.", **debug),
+        ]
+        self.options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
         self.prefix = f"WGAN_{name}_".upper().replace("-", "_")
-        for option in self.options():
+        for option in self.options:
             option.envvar = self.prefix + long_name(option)[2:].upper().replace("-", "_")
-
-    def options(self) -> list[click.Option]:
-        return [parameter for parameter in self.params if isinstance(parameter, click.Option)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -67,11 +75,12 @@ class Command(click.Command):
             os.getcwd()
         except OSError:  # the libraries under torch end the process with a riddle
             raise UsageError("the current folder is gone; change into another one") from None
-        self._name_strangers(Console(quiet=ctx.params.get("quiet", False)))
+        ctx.obj = Console(quiet=ctx.params.pop("quiet"), verbose=ctx.params.pop("verbose"))
+        self._name_strangers(ctx.obj)
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            for option in self.options():
+            for option in self.options:
                 for word in option.opts:
                     if str(error).startswith((f"{word} ", f"{word}:")):
                         raise UsageError(word + variable(option, ctx) + str(error)[len(word) :]) from None
@@ -79,7 +88,7 @@ class Command(click.Command):
 
     def _name_strangers(self, console: Console) -> None:
         """A notice for each variable that would be an option of this command, if it had one of that name."""
-        known = [str(option.envvar).removeprefix(self.prefix) for option in self.options()]
+        known = [str(option.envvar).removeprefix(self.prefix) for option in self.options]
         for name in sorted(os.environ):
             if name.startswith(self.prefix) and (rest := name.removeprefix(self.prefix)) not in known:
                 meant = get_close_matches(rest, known, 1)
@@ -105,21 +114,6 @@ command = partial(click.command, cls=Command)
 def set_debugging(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     global debugging
     debugging = value
-
-
-def talk_options(section: str = "Options") -> Callable[[F], F]:
-    quiet = option("-q", "--quiet", is_flag=True, help="Say nothing but errors.", section=section)
-    verbose = option("-v", "--verbose", is_flag=True, help="Say more on stderr.", section=section)
-    debug = option(
-        "--debug",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=set_debugging,
-        help="Show the traceback of an error.",
-        section=section,
-    )
-    return lambda function: quiet(verbose(debug(function)))
 
 
 def device_option(section: str = "Options") -> Callable[[F], F]:

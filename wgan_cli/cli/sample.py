@@ -11,17 +11,7 @@ import click
 from .. import UsageError
 from ..config import RANGES, Range
 from ..files import check_writable, names_folder
-from .options import (
-    any_path,
-    check_stdout,
-    checkpoint_argument,
-    command,
-    device_option,
-    option,
-    seed_option,
-    talk_options,
-    within,
-)
+from .options import any_path, check_stdout, checkpoint_argument, command, device_option, option, seed_option, within
 
 
 @command(short_help="Draw samples from a checkpoint.")
@@ -50,7 +40,6 @@ from .options import (
 @option("--raw", is_flag=True, help="Weights of the last step, not their average.")
 @option("--nrow", type=within(Range(1)), metavar="N", help="Images in a row of the grid.")
 @device_option()
-@talk_options()
 def sample(
     checkpoint: Path,
     count: int | None,
@@ -63,8 +52,6 @@ def sample(
     raw: bool,
     nrow: int | None,
     device: str,
-    quiet: bool,
-    verbose: bool,
 ) -> None:
     """\b
     wgan sample run/ckpt.pt                                    64 images in samples.png
@@ -80,9 +67,9 @@ def sample(
     """
     if out == "-":
         check_stdout()
-    if out == "-" and sys.stdout.isatty():
-        raise UsageError("-o - writes a PNG to standard output, which is a terminal; name a file or pipe it on")
-    if out != "-":
+        if sys.stdout.isatty():
+            raise UsageError("-o - writes a PNG to standard output, which is a terminal; name a file or pipe it on")
+    else:
         folder = names_folder(out)
         if not folder and not out.lower().endswith((".png", ".npz", ".npy")):
             raise UsageError(
@@ -99,10 +86,9 @@ def sample(
         raise UsageError(f"--interpolate {interpolate}: needs -n 2 or more latents to walk between, not {count}")
 
     from .. import sample as sampling
-    from ..checkpoint import load_generator
-    from ..device import pick_device
+    from ..checkpoint import network
 
-    generator, config = load_generator(checkpoint, pick_device(device), raw)
+    generator, config, _ = network(checkpoint, "generator", device, raw)
     rows = sampling.latents(seed, range(first, first + count), config.latent, truncation)
     stem = f"seed{seed}"
     if interpolate:

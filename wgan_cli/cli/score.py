@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
@@ -22,7 +21,6 @@ from .options import (
     null_option,
     option,
     seed_option,
-    talk_options,
 )
 
 
@@ -35,8 +33,10 @@ from .options import (
 @option("--class", "class_name", metavar="NAME", help="Of all images.  [default: the name of each one's folder]")
 @seed_option("Of the summary's samples.")
 @device_option()
-@talk_options()
+@click.pass_obj
 def critic_score(
+    console: Console,
+    /,
     checkpoint: Path,
     paths: tuple[str, ...],
     null: bool,
@@ -45,8 +45,6 @@ def critic_score(
     class_name: str | None,
     seed: int,
     device: str,
-    quiet: bool,
-    verbose: bool,
 ) -> None:
     """\b
     wgan critic-score run/ckpt.pt imgs/ | sort -g | head       the least real
@@ -59,19 +57,16 @@ def critic_score(
     end with NUL, read and written. Without it, control characters in a path are escaped. A file that
     cannot be read is named on stderr, the rest is scored, and the exit code is 3.
     """
-    console = Console(quiet=quiet, verbose=verbose)
     if not paths:
         raise click.UsageError("name images, folders or zips, or `-` for a list on standard input")
     check_stdout()
 
-    from ..checkpoint import load_critic, load_generator
+    from ..checkpoint import network
     from ..data.decode import BadFile
     from ..data.source import find_images, read_paths
-    from ..device import pick_device
-    from ..score import mean_on_samples, score_images
+    from ..score import class_numbers, mean_on_samples, score_images
 
-    where = pick_device(device)
-    critic, config = load_critic(checkpoint, where)
+    critic, config, _ = network(checkpoint, "critic", device)
     listed = [path for name in paths for path in (read_paths(sys.stdin.buffer, null) if name == "-" else [name])]
     items = find_images(listed)
     stdout, scores, bad = sys.stdout.buffer, [], 0
@@ -86,9 +81,20 @@ def critic_score(
             done = len(scores) + bad
             console.progress("scoring", done, max(len(items), done))  # an array holds many images
     if summary and scores:
-        generator, _ = load_generator(checkpoint, where)
-        on_samples = mean_on_samples(critic, generator, config, len(scores), seed, items, class_name)
-        _print_summary(scores, on_samples, as_json, console, stdout)
+        generator, *_ = network(checkpoint, "generator", device)
+        numbers = [*class_numbers(config.classes, items, class_name).values()]
+        mean = sum(scores) / len(scores)
+        on_samples = mean_on_samples(critic, generator, config, len(scores), seed, numbers)
+        figures = {
+            "images": len(scores),
+            "mean_real": mean,
+            "mean_samples": on_samples,
+            "difference": mean - on_samples,
+        }
+        if as_json:
+            stdout.write(json.dumps({"summary": figures}).encode() + b"\n")
+        else:
+            console.row(" · ".join(f"{name} {value:.6g}" for name, value in figures.items()))
     stdout.flush()
     if not items:
         raise DataError("no images to score; looked for image files, folders and zips")
@@ -103,12 +109,3 @@ def _score_record(name: str, score: str, null: bool, as_json: bool) -> bytes:
         return score.encode() + b"\t" + os.fsencode(name) + b"\0"
     safe = re.sub(r"[\x00-\x1f\x7f]", lambda match: printable(match[0]), name)
     return score.encode() + b"\t" + os.fsencode(safe) + b"\n"
-
-
-def _print_summary(scores: list[float], on_samples: float, as_json: bool, console: Console, stdout: BinaryIO) -> None:
-    mean = sum(scores) / len(scores)
-    figures = {"images": len(scores), "mean_real": mean, "mean_samples": on_samples, "difference": mean - on_samples}
-    if as_json:
-        stdout.write(json.dumps({"summary": figures}).encode() + b"\n")
-    else:
-        console.row(" · ".join(f"{name} {value:.6g}" for name, value in figures.items()))

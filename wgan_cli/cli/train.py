@@ -20,18 +20,7 @@ from ..console import Console, in_short, in_words, printable
 from ..files import check_writable, lock
 from ..signals import Stop
 from ..variants import VARIANTS
-from .options import (
-    any_path,
-    betas,
-    command,
-    device_option,
-    null_option,
-    option,
-    plain,
-    seconds,
-    setting,
-    talk_options,
-)
+from .options import any_path, betas, command, device_option, null_option, option, plain, seconds, setting
 
 DATA, NETWORKS, LOSS, OPTIMIZER, RUN, OUTPUT = "Data", "Networks", "Loss", "Optimizer", "Run", "Output"  # headings
 
@@ -104,7 +93,6 @@ def _variants_text() -> str:
 @setting("keep", OUTPUT, help="Numbered checkpoints to keep beside the newest.")
 @option("--tensorboard", is_flag=True, help="Write TensorBoard's files too.", section=OUTPUT)
 @option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON.", section=OUTPUT)
-@talk_options(OUTPUT)
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -121,8 +109,6 @@ def train(
     new_data: bool,
     dry_run: bool,
     as_json: bool,
-    quiet: bool,
-    verbose: bool,
     **settings: Any,
 ) -> None:
     """\b
@@ -138,7 +124,7 @@ def train(
     folder gets ckpt.pt, config.json, metrics.jsonl, samples/ and, with matplotlib, curve.png.
     """
     stop = Stop(time_limit)
-    console = Console(quiet=quiet, verbose=verbose)
+    console: Console = ctx.obj
     chosen = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     given = {name: value for name, value in settings.items() if ctx.get_parameter_source(name) in chosen}
     if "channels" in given:
