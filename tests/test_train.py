@@ -26,7 +26,7 @@ from wgan_cli.run import Run
 from wgan_cli.sample import grid, latents, write_samples
 from wgan_cli.signals import Stop
 from wgan_cli.state import State, new_state
-from wgan_cli.step import critic_step, generator_step
+from wgan_cli.step import critic_step, generator_step, scheduled
 from wgan_cli.train import train
 from wgan_cli.variants import VARIANTS
 
@@ -227,6 +227,32 @@ def test_one_step_of_every_pair_changes_both_networks(variant: str, arch: str, p
         assert all(p.dtype == torch.float32 for p in network.parameters())
 
 
+def test_rates_fall_to_0_over_the_steps() -> None:
+    for decay, expected in (("none", [1, 1, 1]), ("linear", [1, 0.75, 0.1]), ("cosine", [1, 0.8535534, 0.02447174])):
+        config = settings(lr_decay=decay, steps=40)
+        assert [scheduled(config, step).lr for step in (0, 10, 36)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+def test_each_network_moves_at_the_rate_of_its_step(optimizer: str) -> None:
+    """The change of a weight at the third of four steps, over that in a run of two constant rates."""
+    changes = []
+    for given in ({"lr": 1e-3}, {"lr": 1e-3, "lr_critic": 4e-3, "lr_decay": "linear", "steps": 4}):
+        state = new_state(settings(arch="mlp", optimizer=optimizer, **given), CPU)
+        state.step = state.config.steps // 2
+        networks = (state.critic, state.generator)
+        before = [next(n.parameters()).clone() for n in networks]
+        real = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        critic_step(state, Batch(real))
+        generator_step(state, Batch(real))
+        changes.append([next(n.parameters()) - b for n, b in zip(networks, before, strict=True)])
+    (critic, generator), (critic_now, generator_now) = changes
+    torch.testing.assert_close(critic_now, critic * 2, rtol=1e-3, atol=1e-6)  # 4 times at half the rate
+    assert generator_now.norm().item() == pytest.approx(
+        generator.norm().item() * 0.5, rel=0.2
+    )  # against another critic by now
+
+
 def test_flips_mirror_about_half_of_the_images() -> None:
     state = new_state(settings(flip=True), CPU)
     seen = inputs_of(state.critic)
@@ -314,7 +340,7 @@ def test_every_system_moves_its_samples_onto_the_data(variant: str, given: dict[
 def test_a_run_stopped_after_every_step_ends_bit_for_bit_as_one_that_was_not(
     variant: str, arch: str, tmp_path: Path
 ) -> None:
-    config = settings(variant=variant, arch=arch, ema=0.9, flip=True, instance_noise=0.1)
+    config = settings(variant=variant, arch=arch, ema=0.9, flip=True, instance_noise=0.1, lr_decay="cosine")
     run(config, tmp_path / "whole")
     for stop in range(1, RUN["steps"]):
         with pytest.raises(StoppedError) as error:

@@ -20,6 +20,7 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd")
 FITS = ("crop", "pad", "stretch")
 PRECISIONS = ("fp32", "bf16", "auto")
 CRITIC_NORMS = ("none", "batch", "layer")
+DECAYS = ("none", "linear", "cosine")
 
 
 class Range(NamedTuple):
@@ -58,6 +59,7 @@ RANGES: Mapping[str, Range] = {
     "width": Range(1),
     "n_critic": Range(1),
     "lr": Range(0.0, low_open=True),
+    "lr_critic": Range(0.0, low_open=True),
     "clip": Range(0.0, low_open=True),
     "gp_weight": Range(0.0, low_open=True),
     "instance_noise": Range(0.0),
@@ -115,6 +117,8 @@ class TrainConfig:
     n_critic: int = 5
     optimizer: str = "adam"
     lr: float = 1e-4
+    lr_critic: float | None = None  # None: that of lr
+    lr_decay: str = "none"  # of both rates, to 0 over the steps
     betas: tuple[float, float] | None = None
     clip: float | None = None
     gp_weight: float | None = None
@@ -145,13 +149,14 @@ class TrainConfig:
             "fit": FITS,
             "precision": PRECISIONS[:2],  # auto is resolved before
             "critic_norm": CRITIC_NORMS,
+            "lr_decay": DECAYS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
         for name, numbers in RANGES.items():
             value = getattr(self, name)
-            unused = (name == "size" and value == 0) or (name in ("clip", "gp_weight") and value is None)
+            unused = (name == "size" and value == 0) or (name in ("lr_critic", "clip", "gp_weight") and value is None)
             if not unused and not numbers.holds(value):
                 raise UsageError(f"{flag(name)} {value}: must be {numbers}")
         if self.betas is not None and not (len(self.betas) == 2 and all(map(BETA.holds, self.betas))):
@@ -236,8 +241,8 @@ def resolve(
 def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
     """The settings, with both values, that forbid to continue the run `old` as `new`."""
     fixed = {f.name for f in fields(TrainConfig) if not f.metadata.get("may_change")}
-    if new.instance_noise:
-        fixed.add("steps")  # the noise falls to 0 at the last
+    if new.instance_noise or new.lr_decay != "none":
+        fixed.add("steps")  # which what falls to 0 is measured by
     pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(TrainConfig) if f.name in fixed]
     return [(name, before, now) for name, before, now in pairs if before != now]
 

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import ops
+from .config import TrainConfig
 from .data.dataset import Batch
 from .networks import has_batch_norm
 from .penalty import critic_penalty, draw_points
 from .state import State
+
+
+class Now(NamedTuple):
+    """What a schedule makes of the settings at a step."""
+
+    lr: float  # of both rates, over those of the start
+    ema: float  # decay
+
+
+def scheduled(config: TrainConfig, step: int) -> Now:
+    """Follows from the settings and the number of generator updates done alone, so that a run can go on at any."""
+    done = step / config.steps
+    decay = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[config.lr_decay]
+    return Now(decay, min(config.ema, (1 + step) / (10 + step)))
 
 
 def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
@@ -21,6 +37,7 @@ def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
     Random numbers are drawn in this order: latents, flips, noise on real, noise on fake, points of each penalty.
     """
     config, record = state.config, state.config.record
+    now = scheduled(config, state.step)
     y = batch.labels
     with torch.no_grad(), autocast(state):
         fake = state.generator(normal(state, len(batch.samples), config.latent), y).float()
@@ -38,7 +55,7 @@ def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
         if penalty.cost.target:  # where it has a value to be near to
             figures.setdefault("grad_norm", norms.mean())
         loss = loss + cost
-    _update(state.optimizer_critic, loss, config.clip)
+    _update(state.optimizer_critic, loss, now, config.clip)
     return {"critic_loss": loss.detach()} | {name: value.detach() for name, value in figures.items()}
 
 
@@ -54,11 +71,12 @@ def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
         fake = state.generator(normal(state, len(batch.samples), config.latent), y)
         on_fake = state.critic(noisy(state, fake), y).float()
         on_real = state.critic(noisy(state, flipped(state, batch.samples)), y).float() if record.pairs else None
-    _update(state.optimizer_generator, loss := record.generator_loss(on_fake, on_real), None)
+    loss = record.generator_loss(on_fake, on_real)
+    _update(state.optimizer_generator, loss, scheduled(config, state.step))
     state.critic.requires_grad_(True)
     state.step += 1
     if state.ema is not None:
-        _average(state.ema, state.generator, min(config.ema, (1 + state.step) / (10 + state.step)))
+        _average(state.ema, state.generator, scheduled(config, state.step).ema)
     return {"generator_loss": loss.detach()}
 
 
@@ -71,7 +89,7 @@ def _scores(critic: nn.Module, real: Tensor, fake: Tensor, y: Tensor | None) -> 
     return on_real, on_fake
 
 
-def _update(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None) -> None:
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor, now: Now, clip: float | None = None) -> None:
     """One step of the optimizer, then every parameter into [-clip, clip] (Arjovsky et al. 2017, algorithm 1).
 
     Gradients are used here alone, between `backward` and the step.
@@ -79,6 +97,7 @@ def _update(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None) 
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     (group,) = optimizer.param_groups
+    group["lr"] = optimizer.defaults["lr"] * now.lr
     params = group["params"]
     if clip is None:
         optimizer.step()

@@ -174,9 +174,11 @@ VARIANTS: Mapping[str, Variant] = {
         generator_loss=critic_generator_loss,
         estimate=TOTAL_VARIATION,
         constraint="spectral",
-        defaults={
-            k: v for k, v in {**_WGAN_GP, "lr": 2e-4}.items() if k != "gp_weight"
-        },  # authors' code for CIFAR-10; its rate falls to 0
+        defaults={  # authors' code for CIFAR-10
+            **{k: v for k, v in _WGAN_GP.items() if k != "gp_weight"},
+            "lr": 2e-4,
+            "lr_decay": "linear",
+        },
     ),
     "lsgan": Variant(
         paper="Mao et al. 2017, arXiv 1611.04076",

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from .. import StoppedError, UsageError
-from ..config import ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
+from ..config import ARCHS, CRITIC_NORMS, DECAYS, FITS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
 from ..console import Console, in_words
 from ..files import check_writable, lock
 from ..signals import Stop
@@ -85,6 +85,8 @@ def _variants_text() -> str:
 @setting("instance_noise", LOSS, metavar="SIGMA", help="Noise on the critic's input, falling to 0.")
 @setting("optimizer", OPTIMIZER, type=click.Choice(OPTIMIZERS), help="Of both networks.")
 @setting("lr", OPTIMIZER, help="Learning rate.")
+@setting("lr_critic", OPTIMIZER, help="That of the critic.  [default: --lr]")
+@setting("lr_decay", OPTIMIZER, type=click.Choice(DECAYS), help="How the rates fall to 0 over --steps.")
 @setting("betas", OPTIMIZER, metavar="B1,B2", callback=betas, help="Of adam.")
 @setting("batch", OPTIMIZER, help="Images in a batch.")
 @setting("n_critic", OPTIMIZER, help="Critic steps before each generator step.")
