@@ -170,7 +170,9 @@ def test_differences_leave_out_what_a_run_may_change() -> None:
     assert differences(old, replace(old, lr=1.0)) == [("lr", 1e-4, 1.0)]
 
 
-@pytest.mark.parametrize("given", [{"instance_noise": 0.1}, {"lr_decay": "linear"}, {"variant": "hinge"}])
+@pytest.mark.parametrize(
+    "given", [{"instance_noise": 0.1}, {"lr_decay": "linear"}, {"variant": "hinge"}, {"variant": "r3"}]
+)
 def test_what_ends_with_the_last_step_forbids_other_steps(given: dict[str, Any]) -> None:
     old, _ = resolve(given, FACTS)
     assert differences(old, replace(old, steps=7)) == [("steps", 100_000, 7)]

@@ -253,6 +253,47 @@ def test_each_network_moves_at_the_rate_of_its_step(optimizer: str) -> None:
     )  # against another critic by now
 
 
+def test_the_schedule_of_r3_is_half_a_cosine_over_a_fifth_of_the_steps() -> None:
+    """Huang et al. 2024, table 9: lr 2e-4 to 5e-5, γ to a tenth, β2 0.9 to 0.99, the EMA's half-life from 0 to all."""
+    config = settings(variant="r3", steps=1000, ema=0.99)
+    half, end = (1 + 0.25) / 2, 0.25
+    for step, expected in {0: (1, 1, 1, 0), 100: (half, 0.55, 0.55, 0.99**2), 200: (end, 0.1, 0.1, 0.99)}.items():
+        assert scheduled(config, step) == pytest.approx(expected)
+    assert scheduled(config, 50).lr == pytest.approx(1 - 0.75 * (1 - math.cos(math.pi / 4)) / 2)
+    assert scheduled(config, 999) == scheduled(config, 200)
+    assert scheduled(settings(variant="r3", steps=1000, lr_decay="linear"), 600).lr == pytest.approx(0.4 * end)
+
+
+def test_a_step_takes_what_the_schedule_says() -> None:
+    """Rates, γ, β2 and the average, at the middle of the burn-in; β1 stays."""
+    costs, averages = [], []
+    for step in (0, 100):
+        state = new_state(settings(variant="r3", steps=1000, ema=0.99, lr=1e-3, lr_critic=4e-3, gp_weight=2.0), CPU)
+        state.step = step
+        costs.append(critic_step(state, any_batch(state))["penalty"].item())
+        assert state.ema is not None
+        mean = next(state.ema.parameters()).clone()
+        generator_step(state, any_batch(state))
+        averages.append((next(state.ema.parameters()), mean, next(state.generator.parameters())))
+    assert costs[1] == pytest.approx(0.55 * costs[0], rel=1e-4)
+    (critic,), (generator,) = state.optimizer_critic.param_groups, state.optimizer_generator.param_groups
+    assert (critic["lr"], generator["lr"]) == pytest.approx((4e-3 * 0.625, 1e-3 * 0.625))
+    assert critic["betas"] == generator["betas"] == pytest.approx((0.0, 0.945))
+    (at_start, _, weights), (later, mean, now) = averages
+    torch.testing.assert_close(at_start, weights)
+    torch.testing.assert_close(later, torch.lerp(mean, now, 1 - scheduled(state.config, 101).ema))
+
+
+def test_a_run_stopped_in_mid_schedule_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path) -> None:
+    config = settings(variant="r3", arch="mlp", steps=30, n_critic=2, lr_decay="linear", lr_critic=1e-3)
+    run(config, tmp_path / "whole")
+    for _ in range(4):  # of the six steps while the schedule runs
+        with pytest.raises(StoppedError):
+            run(config, tmp_path / "parts", time_limit=0.0)
+    run(config, tmp_path / "parts")
+    assert state_hash(tmp_path / "whole/ckpt.pt") == state_hash(tmp_path / "parts/ckpt.pt")
+
+
 def test_flips_mirror_about_half_of_the_images() -> None:
     state = new_state(settings(flip=True), CPU)
     seen = inputs_of(state.critic)
@@ -313,7 +354,7 @@ def test_a_trained_discriminator_says_log_2_however_far_apart(shift: float) -> N
         ("r1", {}),
         ("hinge", {}),
     ]
-    + [("lsgan", {})],
+    + [("lsgan", {}), ("r3", {"steps": 800})],  # whose rates fall to a quarter
 )
 def test_every_system_moves_its_samples_onto_the_data(variant: str, given: dict[str, Any]) -> None:
     """With seeds 0 to 5 they end within 0.03 of the data, dragan within 0.1; a batch of 256 puts them at 2.0 ± 0.06.
@@ -432,6 +473,7 @@ def test_records_have_the_named_columns(tmp_path: Path) -> None:
         "r1": {"js", "penalty"},  # which aims at no norm
         "hinge": {"tv"},
         "lsgan": {"le_cam"},
+        "r3": {"paired_js", "penalty"},
     }.items():
         run(settings(variant=variant, n_critic=3), tmp_path / variant)
         (estimate,) = own & ESTIMATES.keys()

@@ -241,8 +241,8 @@ def resolve(
 def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
     """The settings, with both values, that forbid to continue the run `old` as `new`."""
     fixed = {f.name for f in fields(TrainConfig) if not f.metadata.get("may_change")}
-    if new.instance_noise or new.lr_decay != "none":
-        fixed.add("steps")  # which what falls to 0 is measured by
+    if new.instance_noise or new.lr_decay != "none" or new.record.schedule:
+        fixed.add("steps")  # the measure of what changes over a run
     pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(TrainConfig) if f.name in fixed]
     return [(name, before, now) for name, before, now in pairs if before != now]
 

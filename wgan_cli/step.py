@@ -20,7 +20,9 @@ from .state import State
 class Now(NamedTuple):
     """What a schedule makes of the settings at a step."""
 
-    lr: float  # of both rates, over those of the start
+    lr: float  # of both rates: over those of the start
+    gp_weight: float  # the same
+    beta2: float  # the same of 1 - β2
     ema: float  # decay
 
 
@@ -28,7 +30,12 @@ def scheduled(config: TrainConfig, step: int) -> Now:
     """Follows from the settings and the number of generator updates done alone, so that a run can go on at any."""
     done = step / config.steps
     decay = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[config.lr_decay]
-    return Now(decay, min(config.ema, (1 + step) / (10 + step)))
+    schedule = config.record.schedule
+    if not schedule:
+        return Now(decay, 1.0, 1.0, min(config.ema, (1 + step) / (10 + step)))
+    way = (1 - math.cos(math.pi * min(1.0, done / schedule.burn_in))) / 2  # from 0 to 1
+    lr, gp_weight, beta2 = (1 + way * (end - 1) for end in (schedule.lr, schedule.gp_weight, schedule.beta2))
+    return Now(decay * lr, gp_weight, beta2, config.ema ** (1 / way) if way else 0.0)  # the half-life times `way`
 
 
 def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
@@ -50,7 +57,7 @@ def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
         assert config.gp_weight is not None
         points = draw_points(penalty.place, real, fake, state.rng)
         with autocast(state):
-            cost, norms = critic_penalty(state.critic, points, penalty, config.gp_weight, y)
+            cost, norms = critic_penalty(state.critic, points, penalty, config.gp_weight * now.gp_weight, y)
         figures["penalty"] = figures.get("penalty", 0) + cost
         if penalty.cost.target:  # where it has a value to be near to
             figures.setdefault("grad_norm", norms.mean())
@@ -62,7 +69,8 @@ def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
 def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
     """One update of the generator, and of its average; its figures, from before the update.
 
-    batch: the critic's last one, whose samples the losses that pair real with fake score again.
+    batch: the critic's last one, whose samples the losses that pair real with fake score again (Huang et al. 2024
+    take fresh ones).
     """
     config, record = state.config, state.config.record
     y = batch.labels
@@ -98,6 +106,9 @@ def _update(optimizer: torch.optim.Optimizer, loss: Tensor, now: Now, clip: floa
     loss.backward()
     (group,) = optimizer.param_groups
     group["lr"] = optimizer.defaults["lr"] * now.lr
+    if "betas" in group and now.beta2 != 1:
+        beta1, beta2 = optimizer.defaults["betas"]
+        group["betas"] = (beta1, 1 - (1 - beta2) * now.beta2)
     params = group["params"]
     if clip is None:
         optimizer.step()
