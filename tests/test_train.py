@@ -22,6 +22,7 @@ from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.data.dataset import Batch, Dataset
 from wgan_cli.losses import ESTIMATES
+from wgan_cli.penalty import critic_penalty
 from wgan_cli.run import Run
 from wgan_cli.sample import grid, latents, write_samples
 from wgan_cli.signals import Stop
@@ -29,6 +30,7 @@ from wgan_cli.state import State, new_state
 from wgan_cli.step import critic_step, generator_step, scheduled
 from wgan_cli.train import train
 from wgan_cli.variants import VARIANTS
+from wgan_cli.watch import compare
 
 CPU = torch.device("cpu")
 RUN = {"batch": 4, "latent": 3, "width": 8, "steps": 6, "log_every": 1, "save_every": 2, "sample_every": 3}
@@ -172,7 +174,8 @@ def test_a_step_reads_nothing_on_the_host(
     """On the meta device a tensor has no value: .item(), a branch on one, or a tensor from elsewhere raises."""
     meta = torch.device("meta")
     monkeypatch.setattr(torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: None))  # none there
-    config = settings(variant=variant, arch=arch, optimizer=optimizer, ema=0.9, flip=True, instance_noise=0.1)
+    changes = {"flip": True, "augment": ("color", "translation", "cutout"), "instance_noise": 0.1}
+    config = settings(variant=variant, arch=arch, optimizer=optimizer, ema=0.9, **changes)
     state = new_state(config, meta)
     figures = critic_step(state, Batch(torch.randn(4, 1, 16, 16, device=meta))) | generator_step(
         state, any_batch(state)
@@ -211,6 +214,52 @@ def test_instance_noise_falls_linearly_to_nothing() -> None:
         critic_step(state, Batch(torch.zeros(4000, 1)))
         scores.append(seen[0][:4000].std().item())
     assert scores == pytest.approx([2.0, 1.0, 0.2], rel=0.05)
+
+
+def test_the_critic_sees_augmented_images_and_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In both steps, of a variant that pairs: each a cutout, and never the same twice; its penalty's points too."""
+    state = new_state(settings(variant="r3", augment=("cutout",), batch=8), CPU)
+    state.generator.register_forward_hook(lambda module, args, output: output + 3)  # nowhere 0 of itself
+    seen = inputs_of(state.critic)
+    real = torch.full((8, 1, 16, 16), 2.0)
+    points: list[torch.Tensor] = []
+
+    def spy(critic: nn.Module, at: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        points.append(at)
+        return critic_penalty(critic, at, *rest)
+
+    monkeypatch.setattr("wgan_cli.step.critic_penalty", spy)
+    critic_step(state, Batch(real))
+    generator_step(state, Batch(real))
+    assert [len(x) for x in seen] == [16, 8, 8]
+    for x in seen:
+        cut = (x == 0).flatten(1).sum(1)
+        assert (cut >= 16).all() and (cut <= 64).all()
+    masks = [(row == 0).flatten().tolist() for x in seen for row in x]
+    assert len({tuple(mask) for mask in masks}) > 20
+    assert torch.cat(points).equal(seen[0])
+
+
+@pytest.mark.parametrize("variant", ["gp", "r3"])
+def test_a_run_with_augmentation_goes_on_bit_for_bit(variant: str, tmp_path: Path) -> None:
+    config = settings(variant=variant, augment=("color", "translation", "cutout"), flip=True, instance_noise=0.1)
+    run(config, tmp_path / "whole")
+    for _ in range(3):
+        with pytest.raises(StoppedError):
+            run(config, tmp_path / "parts", time_limit=0.0)
+    run(config, tmp_path / "parts")
+    assert state_hash(tmp_path / "whole/ckpt.pt") == state_hash(tmp_path / "parts/ckpt.pt")
+
+
+def test_the_comparison_with_held_out_images_is_of_augmented_ones() -> None:
+    """Blank images are no longer alike to a critic that sees them brighter or darker."""
+    state = new_state(settings(augment=("color",)), CPU)
+    blank = Dataset(np.full((40, 16, 16, 1), 128, np.uint8), "0" * 16)
+    before = state.rng.get_state()
+    seen = inputs_of(state.critic)
+    compare(state, blank, None)
+    assert seen[1].flatten(1).std(1).max() < 1e-6 and seen[1].std() > 0.1
+    assert state.rng.get_state().equal(before)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

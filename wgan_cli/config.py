@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from . import UsageError
+from .augment import OPERATIONS
 from .networks import ARCHITECTURES
 from .variants import VARIANTS, Variant
 
@@ -123,6 +124,7 @@ class TrainConfig:
     clip: float | None = None
     gp_weight: float | None = None
     critic_norm: str = "none"
+    augment: tuple[str, ...] | None = None  # of augment.OPERATIONS, in their order
     instance_noise: float = 0.0  # standard deviation at the first step, falling to 0 at the last
     ema: float = 0.0
     precision: str = "fp32"
@@ -161,6 +163,12 @@ class TrainConfig:
                 raise UsageError(f"{flag(name)} {value}: must be {numbers}")
         if self.betas is not None and not (len(self.betas) == 2 and all(map(BETA.holds, self.betas))):
             raise UsageError(f"--betas {self.betas}: must be two, each {BETA}, as in 0.5,0.9")
+        if self.augment is not None:
+            told = f"--augment {','.join(map(str, self.augment))}"
+            if not self.augment or len({*self.augment} & {*OPERATIONS}) != len(self.augment):
+                raise UsageError(f"{told}: choose from {', '.join(OPERATIONS)}, each once, with commas between")
+            if not self.size:
+                raise UsageError(f"{told}: is for images, and these samples are points; leave the flag out")
         if reason := ARCHITECTURES[self.arch].refusal(self.size):
             raise UsageError(reason)
         if self.critic_norm == "batch" and self.record.penalties:
@@ -179,9 +187,8 @@ class TrainConfig:
         known = {f.name for f in fields(cls)}
         if unknown := set(values) - known:
             raise UsageError(f"unknown settings: {', '.join(sorted(map(str, unknown)))}")
-        betas = values.get("betas")
-        # A run from before there was a holdout had none.
-        return cls(**{"holdout": 0.0, **values, "betas": tuple(betas) if betas is not None else None})
+        tuples = {k: tuple(values[k]) for k in ("betas", "augment") if values.get(k) is not None}
+        return cls(**{"holdout": 0.0, **values, **tuples})  # a run from before there was a holdout had none
 
 
 def resolve(

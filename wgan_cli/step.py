@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
+from .augment import augmented
 from .config import TrainConfig
 from .data.dataset import Batch
 from .networks import has_batch_norm
@@ -41,7 +42,9 @@ def scheduled(config: TrainConfig, step: int) -> Now:
 def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
     """One update of the critic on a batch of real samples [B, *shape]; its figures, from before the update.
 
-    Random numbers are drawn in this order: latents, flips, noise on real, noise on fake, points of each penalty.
+    Random numbers are drawn in this order: latents, flips, augmentation and noise of real, the same of fake, points of
+    each penalty. The critic sees augmented samples alone: a penalty's points are made of these, and its gradient is the
+    critic's own, with respect to what the critic sees.
     """
     config, record = state.config, state.config.record
     now = scheduled(config, state.step)
@@ -144,8 +147,11 @@ def flipped(state: State, images: Tensor) -> Tensor:
 
 
 def noisy(state: State, samples: Tensor) -> Tensor:
-    """Instance noise (Sønderby et al. 2017, section 3), its deviation falling linearly to 0 over the run."""
+    """Samples as the critic sees them: augmented, where --augment asks for it, and with instance noise (Sønderby et al.
+    2017, section 3), its deviation falling linearly to 0 over the run."""
     config = state.config
+    if config.augment:
+        samples = augmented(samples, config.augment, state.rng)
     deviation = config.instance_noise * (1 - state.step / config.steps)
     return samples + deviation * normal(state, *samples.shape) if deviation > 0 else samples
 

@@ -82,6 +82,13 @@ def _variants_text() -> str:
 @setting("ema", NETWORKS, help="Decay of the generator's averaged weights; 0 keeps none.")
 @setting("clip", LOSS, help="Critic weights stay in [-CLIP, CLIP].")
 @setting("gp_weight", LOSS, help="Weight of the gradient penalty.")
+@setting(
+    "augment",
+    LOSS,
+    metavar="OPS",
+    callback=lambda ctx, param, value: value and tuple(value.split(",")),
+    help="What is done to all that the critic sees, of color,translation,cutout.  [default: none]",
+)
 @setting("instance_noise", LOSS, metavar="SIGMA", help="Noise on the critic's input, falling to 0.")
 @setting("optimizer", OPTIMIZER, type=click.Choice(OPTIMIZERS), help="Of both networks.")
 @setting("lr", OPTIMIZER, help="Learning rate.")
