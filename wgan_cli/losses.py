@@ -103,7 +103,7 @@ def le_cam_estimate(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def pairing_estimate(real: Tensor, fake: Tensor) -> Tensor:
-    """log 2 - the pairing loss: a lower bound on JS(p x q, q x p) in nats, at most log 2; no f has a zero here.
+    """log 2 - the pairing loss: a lower bound on JS(p x q, q x p) in nats, at most log 2. Only differences of f count.
 
     The loss is that of telling a pair (image, sample) from (sample, image), as likely as each other, by the logit
     f(first) - f(second). It is least at f = log p/q, up to any constant. JS(p x q, q x p) is at least JS(p, q).
@@ -125,6 +125,7 @@ class Estimate:
     title: str  # of the picture
     distance: Callable[[Tensor, Tensor], Tensor]  # (on real, on fake) -> scalar
     floor: float = -math.inf  # under it, the critic does worse than one that gives every sample the same score
+    rests_at_zero: bool = False  # once samples are like data, which is then not to be told from a critic too weak
 
 
 WASSERSTEIN = Estimate("wasserstein", "W", "Wasserstein estimate over steps", wasserstein_estimate)
@@ -132,6 +133,11 @@ JENSEN_SHANNON = Estimate("js", "JS", "Jensen-Shannon estimate (nats) over steps
 TOTAL_VARIATION = Estimate("tv", "TV", "total variation estimate over steps", variation_estimate, floor=-1.0)
 LE_CAM = Estimate("le_cam", "LC", "Le Cam distance estimate over steps", le_cam_estimate, floor=-3.0)
 PAIRED_JENSEN_SHANNON = Estimate(
-    "paired_js", "PJS", "Jensen-Shannon estimate of pairs (nats) over steps", pairing_estimate, floor=-math.log(2)
+    "paired_js",
+    "PJS",
+    "Jensen-Shannon estimate of pairs (nats) over steps",
+    pairing_estimate,
+    floor=-math.log(2),
+    rests_at_zero=True,
 )
 ESTIMATES = {e.name: e for e in (WASSERSTEIN, JENSEN_SHANNON, TOTAL_VARIATION, LE_CAM, PAIRED_JENSEN_SHANNON)}
