@@ -110,9 +110,10 @@ def test_train_has_an_option_for_every_setting() -> None:
 def test_the_help_shows_the_papers_defaults() -> None:
     text = " ".join(call("train", "-h").out.decode().split())
     for default in (
-        "gan ns div hinge 0.0002, clip 5e-05, gp lp dragan r1 lsgan 0.0001",
-        "gan ns 0.5,0.999, gp lp div hinge 0,0.9, dragan 0.5,0.9",
-        "r1 0.999, else 0",
+        "gan ns div r3 hinge 0.0002, clip 5e-05, gp lp dragan r1 lsgan 0.0001",
+        "gan ns 0.5,0.999, gp lp div r3 hinge 0,0.9, dragan 0.5,0.9",
+        "r1 0.999, r3 0.9996, else 0",
+        "hinge linear, else none",
         "dcgan 64, mlp 512",
         "clip 0.01",
     ):

@@ -104,6 +104,13 @@ def test_points_get_a_fully_connected_generator() -> None:
         ({"holdout": 0.6}, "--holdout 0.6: must be a number from 0 to 0.5"),
         ({"keep": -1}, "--keep -1: must be a whole number from 0"),
         ({"lr": "1"}, "--lr 1: must be a number above 0"),
+        ({"augment": ("color", "blur")}, "--augment color,blur: choose from color, translation, cutout"),
+        ({"augment": ("cutout", "cutout")}, "--augment cutout,cutout: choose from"),
+        ({"augment": ()}, "--augment : choose from"),
+        ({"augment": "color"}, "--augment c,o,l,o,r: choose from"),
+        ({"augment": ("color",), "size": 0, "arch": "mlp"}, "--augment color: is for images"),
+        ({"lr_critic": 0.0}, "--lr-critic 0.0: must be a number above 0"),
+        ({"lr_decay": "fast"}, "--lr-decay fast: choose one of none, linear, cosine"),
     ],
 )
 def test_settings_that_make_no_run_are_refused_by_flag(given: dict[str, Any], message: str) -> None:
@@ -139,6 +146,9 @@ def test_a_config_survives_json_and_back() -> None:
     for variant in VARIANTS:
         config, _ = resolve({"variant": variant}, FACTS)
         assert TrainConfig.from_dict(config.as_dict()) == config
+    config, _ = resolve({"lr_critic": 4e-4, "lr_decay": "cosine", "augment": ("cutout", "color")}, FACTS)
+    assert config.as_dict()["augment"] == ["cutout", "color"]
+    assert TrainConfig.from_dict(config.as_dict()) == config
     with pytest.raises(UsageError, match="unknown settings: depth"):
         TrainConfig.from_dict({"depth": 3})
 
@@ -164,3 +174,18 @@ def test_differences_leave_out_what_a_run_may_change() -> None:
     old, _ = resolve({}, FACTS)
     assert differences(old, replace(old, steps=7, log_every=1, save_every=1, keep=2, sample_every=3)) == []
     assert differences(old, replace(old, lr=1.0)) == [("lr", 1e-4, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "given", [{"instance_noise": 0.1}, {"lr_decay": "linear"}, {"variant": "hinge"}, {"variant": "r3"}]
+)
+def test_what_ends_with_the_last_step_forbids_other_steps(given: dict[str, Any]) -> None:
+    old, _ = resolve(given, FACTS)
+    assert differences(old, replace(old, steps=7)) == [("steps", 100_000, 7)]
+
+
+def test_a_run_from_before_there_were_schedules_has_one_rate() -> None:
+    config, _ = resolve({}, FACTS)
+    old = {k: v for k, v in config.as_dict().items() if k not in ("lr_critic", "lr_decay", "augment")}
+    assert TrainConfig.from_dict(old) == config
+    assert (config.lr_critic, config.lr_decay, config.augment) == (None, "none", None)

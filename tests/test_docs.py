@@ -305,7 +305,7 @@ def test_every_variable_is_on_a_page() -> None:
 
 def test_every_column_is_on_a_page_and_no_other(tmp_path: Path) -> None:
     images, columns = write_images(tmp_path / "imgs"), set()
-    for variant in ("gp", "clip", "ns", "hinge", "lsgan"):
+    for variant in ("gp", "clip", "ns", "hinge", "lsgan", "r3"):
         out = tmp_path / variant
         settings = f"--variant {variant} --arch mlp --width 4 --batch 4 --steps 1 --size 16"
         assert call("train", "--data", images, *settings.split(), "-o", out).code == 0

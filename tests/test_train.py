@@ -22,13 +22,15 @@ from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.data.dataset import Batch, Dataset
 from wgan_cli.losses import ESTIMATES
+from wgan_cli.penalty import critic_penalty
 from wgan_cli.run import Run
 from wgan_cli.sample import grid, latents, write_samples
 from wgan_cli.signals import Stop
 from wgan_cli.state import State, new_state
-from wgan_cli.step import critic_step, generator_step
+from wgan_cli.step import critic_step, generator_step, scheduled
 from wgan_cli.train import train
 from wgan_cli.variants import VARIANTS
+from wgan_cli.watch import compare
 
 CPU = torch.device("cpu")
 RUN = {"batch": 4, "latent": 3, "width": 8, "steps": 6, "log_every": 1, "save_every": 2, "sample_every": 3}
@@ -172,7 +174,8 @@ def test_a_step_reads_nothing_on_the_host(
     """On the meta device a tensor has no value: .item(), a branch on one, or a tensor from elsewhere raises."""
     meta = torch.device("meta")
     monkeypatch.setattr(torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: None))  # none there
-    config = settings(variant=variant, arch=arch, optimizer=optimizer, ema=0.9, flip=True, instance_noise=0.1)
+    changes = {"flip": True, "augment": ("color", "translation", "cutout"), "instance_noise": 0.1}
+    config = settings(variant=variant, arch=arch, optimizer=optimizer, ema=0.9, **changes)
     state = new_state(config, meta)
     figures = critic_step(state, Batch(torch.randn(4, 1, 16, 16, device=meta))) | generator_step(
         state, any_batch(state)
@@ -213,6 +216,52 @@ def test_instance_noise_falls_linearly_to_nothing() -> None:
     assert scores == pytest.approx([2.0, 1.0, 0.2], rel=0.05)
 
 
+def test_the_critic_sees_augmented_images_and_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In both steps, of a variant that pairs: each a cutout, and never the same twice; its penalty's points too."""
+    state = new_state(settings(variant="r3", augment=("cutout",), batch=8), CPU)
+    state.generator.register_forward_hook(lambda module, args, output: output + 3)  # nowhere 0 of itself
+    seen = inputs_of(state.critic)
+    real = torch.full((8, 1, 16, 16), 2.0)
+    points: list[torch.Tensor] = []
+
+    def spy(critic: nn.Module, at: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        points.append(at)
+        return critic_penalty(critic, at, *rest)
+
+    monkeypatch.setattr("wgan_cli.step.critic_penalty", spy)
+    critic_step(state, Batch(real))
+    generator_step(state, Batch(real))
+    assert [len(x) for x in seen] == [16, 8, 8]
+    for x in seen:
+        cut = (x == 0).flatten(1).sum(1)
+        assert (cut >= 16).all() and (cut <= 64).all()
+    masks = [(row == 0).flatten().tolist() for x in seen for row in x]
+    assert len({tuple(mask) for mask in masks}) > 20
+    assert torch.cat(points).equal(seen[0])
+
+
+@pytest.mark.parametrize("variant", ["gp", "r3"])
+def test_a_run_with_augmentation_goes_on_bit_for_bit(variant: str, tmp_path: Path) -> None:
+    config = settings(variant=variant, augment=("color", "translation", "cutout"), flip=True, instance_noise=0.1)
+    run(config, tmp_path / "whole")
+    for _ in range(3):
+        with pytest.raises(StoppedError):
+            run(config, tmp_path / "parts", time_limit=0.0)
+    run(config, tmp_path / "parts")
+    assert state_hash(tmp_path / "whole/ckpt.pt") == state_hash(tmp_path / "parts/ckpt.pt")
+
+
+def test_the_comparison_with_held_out_images_is_of_augmented_ones() -> None:
+    """Blank images are no longer alike to a critic that sees them brighter or darker."""
+    state = new_state(settings(augment=("color",)), CPU)
+    blank = Dataset(np.full((40, 16, 16, 1), 128, np.uint8), "0" * 16)
+    before = state.rng.get_state()
+    seen = inputs_of(state.critic)
+    compare(state, blank, None)
+    assert seen[1].flatten(1).std(1).max() < 1e-6 and seen[1].std() > 0.1
+    assert state.rng.get_state().equal(before)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("arch", ["mlp", "dcgan"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -225,6 +274,73 @@ def test_one_step_of_every_pair_changes_both_networks(variant: str, arch: str, p
     for network, old in zip((state.generator, state.critic), before, strict=True):
         assert any(not p.equal(q) for p, q in zip(network.parameters(), old, strict=True))
         assert all(p.dtype == torch.float32 for p in network.parameters())
+
+
+def test_rates_fall_to_0_over_the_steps() -> None:
+    for decay, expected in (("none", [1, 1, 1]), ("linear", [1, 0.75, 0.1]), ("cosine", [1, 0.8535534, 0.02447174])):
+        config = settings(lr_decay=decay, steps=40)
+        assert [scheduled(config, step).lr for step in (0, 10, 36)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+def test_each_network_moves_at_the_rate_of_its_step(optimizer: str) -> None:
+    """The change of a weight at the third of four steps, over that in a run of two constant rates."""
+    changes = []
+    for given in ({"lr": 1e-3}, {"lr": 1e-3, "lr_critic": 4e-3, "lr_decay": "linear", "steps": 4}):
+        state = new_state(settings(arch="mlp", optimizer=optimizer, **given), CPU)
+        state.step = state.config.steps // 2
+        networks = (state.critic, state.generator)
+        before = [next(n.parameters()).clone() for n in networks]
+        real = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        critic_step(state, Batch(real))
+        generator_step(state, Batch(real))
+        changes.append([next(n.parameters()) - b for n, b in zip(networks, before, strict=True)])
+    (critic, generator), (critic_now, generator_now) = changes
+    torch.testing.assert_close(critic_now, critic * 2, rtol=1e-3, atol=1e-6)  # 4 times at half the rate
+    assert generator_now.norm().item() == pytest.approx(
+        generator.norm().item() * 0.5, rel=0.2
+    )  # against another critic by now
+
+
+def test_the_schedule_of_r3_is_half_a_cosine_over_a_fifth_of_the_steps() -> None:
+    """Huang et al. 2024, table 9: lr 2e-4 to 5e-5, γ to a tenth, β2 0.9 to 0.99, the EMA's half-life from 0 to all."""
+    config = settings(variant="r3", steps=1000, ema=0.99)
+    half, end = (1 + 0.25) / 2, 0.25
+    for step, expected in {0: (1, 1, 1, 0), 100: (half, 0.55, 0.55, 0.99**2), 200: (end, 0.1, 0.1, 0.99)}.items():
+        assert scheduled(config, step) == pytest.approx(expected)
+    assert scheduled(config, 50).lr == pytest.approx(1 - 0.75 * (1 - math.cos(math.pi / 4)) / 2)
+    assert scheduled(config, 999) == scheduled(config, 200)
+    assert scheduled(settings(variant="r3", steps=1000, lr_decay="linear"), 600).lr == pytest.approx(0.4 * end)
+
+
+def test_a_step_takes_what_the_schedule_says() -> None:
+    """Rates, γ, β2 and the average, at the middle of the burn-in; β1 stays."""
+    costs, averages = [], []
+    for step in (0, 100):
+        state = new_state(settings(variant="r3", steps=1000, ema=0.99, lr=1e-3, lr_critic=4e-3, gp_weight=2.0), CPU)
+        state.step = step
+        costs.append(critic_step(state, any_batch(state))["penalty"].item())
+        assert state.ema is not None
+        mean = next(state.ema.parameters()).clone()
+        generator_step(state, any_batch(state))
+        averages.append((next(state.ema.parameters()), mean, next(state.generator.parameters())))
+    assert costs[1] == pytest.approx(0.55 * costs[0], rel=1e-4)
+    (critic,), (generator,) = state.optimizer_critic.param_groups, state.optimizer_generator.param_groups
+    assert (critic["lr"], generator["lr"]) == pytest.approx((4e-3 * 0.625, 1e-3 * 0.625))
+    assert critic["betas"] == generator["betas"] == pytest.approx((0.0, 0.945))
+    (at_start, _, weights), (later, mean, now) = averages
+    torch.testing.assert_close(at_start, weights)
+    torch.testing.assert_close(later, torch.lerp(mean, now, 1 - scheduled(state.config, 101).ema))
+
+
+def test_a_run_stopped_in_mid_schedule_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path) -> None:
+    config = settings(variant="r3", arch="mlp", steps=30, n_critic=2, lr_decay="linear", lr_critic=1e-3)
+    run(config, tmp_path / "whole")
+    for _ in range(4):  # of the six steps while the schedule runs
+        with pytest.raises(StoppedError):
+            run(config, tmp_path / "parts", time_limit=0.0)
+    run(config, tmp_path / "parts")
+    assert state_hash(tmp_path / "whole/ckpt.pt") == state_hash(tmp_path / "parts/ckpt.pt")
 
 
 def test_flips_mirror_about_half_of_the_images() -> None:
@@ -287,7 +403,7 @@ def test_a_trained_discriminator_says_log_2_however_far_apart(shift: float) -> N
         ("r1", {}),
         ("hinge", {}),
     ]
-    + [("lsgan", {})],
+    + [("lsgan", {}), ("r3", {"steps": 800})],  # whose rates fall to a quarter
 )
 def test_every_system_moves_its_samples_onto_the_data(variant: str, given: dict[str, Any]) -> None:
     """With seeds 0 to 5 they end within 0.03 of the data, dragan within 0.1; a batch of 256 puts them at 2.0 ± 0.06.
@@ -314,7 +430,7 @@ def test_every_system_moves_its_samples_onto_the_data(variant: str, given: dict[
 def test_a_run_stopped_after_every_step_ends_bit_for_bit_as_one_that_was_not(
     variant: str, arch: str, tmp_path: Path
 ) -> None:
-    config = settings(variant=variant, arch=arch, ema=0.9, flip=True, instance_noise=0.1)
+    config = settings(variant=variant, arch=arch, ema=0.9, flip=True, instance_noise=0.1, lr_decay="cosine")
     run(config, tmp_path / "whole")
     for stop in range(1, RUN["steps"]):
         with pytest.raises(StoppedError) as error:
@@ -406,6 +522,7 @@ def test_records_have_the_named_columns(tmp_path: Path) -> None:
         "r1": {"js", "penalty"},  # which aims at no norm
         "hinge": {"tv"},
         "lsgan": {"le_cam"},
+        "r3": {"paired_js", "penalty"},
     }.items():
         run(settings(variant=variant, n_critic=3), tmp_path / variant)
         (estimate,) = own & ESTIMATES.keys()

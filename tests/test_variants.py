@@ -67,6 +67,27 @@ def test_js_estimate_of_known_densities() -> None:
     assert losses.js_estimate(real, fake).item() == pytest.approx(divergence, rel=1e-6)
 
 
+def test_pairs_are_told_apart_by_differences_alone() -> None:
+    """log 2 at equal scores; -log σ of each difference, and the same from both sides' scores moved."""
+    real, fake = LOGITS
+    expected = -torch.log(torch.sigmoid(real - fake)).mean()
+    torch.testing.assert_close(losses.pairing_loss(real, fake), expected)
+    torch.testing.assert_close(losses.pairing_generator_loss(fake, real), -torch.log(torch.sigmoid(fake - real)).mean())
+    assert losses.pairing_loss(real, real).item() == pytest.approx(math.log(2))
+    assert losses.pairing_estimate(real, real).item() == pytest.approx(0, abs=1e-12)
+    moved = losses.pairing_estimate(real + 100, fake + 100)
+    torch.testing.assert_close(moved, losses.pairing_estimate(real, fake))
+
+
+def test_a_pairing_gradient_is_half_of_each_sample_at_equal_scores() -> None:
+    """d softplus(-(r - f)) / dr = -σ(f - r) = -½, over the batch."""
+    real, fake = (torch.full((4,), 3.0, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    for loss, signs in ((losses.pairing_loss, (-1, 1)), (losses.pairing_generator_loss, (1, -1))):
+        value = loss(real, fake) if loss is losses.pairing_loss else loss(fake, real)
+        for gradient, sign in zip(torch.autograd.grad(value, (real, fake)), signs, strict=True):
+            torch.testing.assert_close(gradient, torch.full((4,), sign * 0.5 / 4, dtype=torch.float64))
+
+
 def test_wasserstein_estimate_is_the_critic_loss_negated_and_positive() -> None:
     real, fake = torch.tensor([3.0, 5.0]), torch.tensor([1.0, 2.0])
     assert losses.wasserstein_estimate(real, fake).item() == 2.5
@@ -107,6 +128,37 @@ def test_the_estimates_at_the_best_critic_of_two_gaussians(shift: float) -> None
     middle = (p + q) / 2
     divergence = 0.5 * sum(torch.trapezoid(a * (a / middle).log(), x).item() for a in (p, q))
     assert losses.js_estimate(ratio(real), ratio(fake)).item() == pytest.approx(divergence, abs=1e-4)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_the_estimate_of_pairs_is_their_divergence_at_the_best_critic(shift: float) -> None:
+    """JS(p x q, q x p) of p = N(shift, 1) and q = N(0, 1), on a grid of the plane; and less at any other critic."""
+    x = torch.linspace(-9, 9 + shift, 1501, dtype=torch.float64)
+    p, q = (torch.exp(-((x - mean) ** 2) / 2) / math.sqrt(2 * math.pi) for mean in (shift, 0.0))
+    one, other = p[:, None] * q, q[:, None] * p
+    middle = (one + other) / 2
+    logs = (torch.where(a > 0, a * (a / middle).log(), 0.0) for a in (one, other))
+    divergence = 0.5 * sum(torch.trapezoid(torch.trapezoid(term, x), x).item() for term in logs)
+    real, fake = quantiles(shift, 2001)[:, None], quantiles(0.0, 2001)  # all pairs of them
+    best = losses.pairing_estimate(shift * real + 5, shift * fake + 5).item()
+    assert best == pytest.approx(divergence, abs=1e-3)
+    for slope in (0.5 * shift, 1.5 * shift, -shift):
+        assert losses.pairing_estimate(slope * real, slope * fake).item() < best - 1e-3
+
+
+def test_the_penalties_of_r3_are_the_sum_of_two_means() -> None:
+    """γ/2 (E ‖∇f(x)‖² + E ‖∇f(G(z))‖²) of f(x) = |x|² / 2, whose gradient is x."""
+
+    class Half(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+            return x.flatten(1).square().sum(1) / 2
+
+    real, fake = torch.full((4, 2), 3.0), torch.full((4, 2), 1.0)
+    costs = []
+    for penalty in VARIANTS["r3"].penalties:
+        points = draw_points(penalty.place, real, fake, torch.Generator())
+        costs.append(critic_penalty(Half(), points, penalty, 10.0)[0].item())
+    assert costs == pytest.approx([10 / 2 * 18, 10 / 2 * 2])
 
 
 @pytest.mark.parametrize(

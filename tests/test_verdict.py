@@ -213,11 +213,10 @@ def test_images_that_are_all_the_same_have_no_diversity(tmp_path: Path) -> None:
 
 
 def made(
-    estimate: Callable[[float], float], every: int = 10, js: bool = False, **figures: Callable[[float], float]
+    estimate: Callable[[float], float], every: int = 10, name: str = "wasserstein", **figures: Callable[[float], float]
 ) -> list[dict[str, Any]]:
     """Records of 1,000 steps of figures that are functions of the time from 0 to 1, with noise, compared each 50."""
     rng = np.random.default_rng(0)
-    name = "js" if js else "wasserstein"
     given = {"training": estimate, "heldout": estimate, "heldout_error": lambda t: 0.02, "diversity": lambda t: 0.9}
     given |= figures
     records = []
@@ -294,6 +293,21 @@ def test_critic_too_weak() -> None:
     assert word(lambda t: -1.0, diversity=lambda t: 0.1) == "critic-too-weak"  # the cause, not what came of it
 
 
+def test_a_critic_that_rests_where_samples_are_like_data_is_not_called_weak_and_the_reason_says_so() -> None:
+    """Of a relativistic critic, 0 is both. The rules that need no more than a trend, a spread or a floor still hold."""
+    course: dict[str, Any] = {"name": "paired_js"}
+    at_rest = judge(made(lambda t: 0.6 * math.exp(-20 * t), **course))
+    assert at_rest.word == "converged" and at_rest.figures["share_not_above_zero"] > 1 / 3
+    assert "whether it is too weak is not judged: look at the samples" in at_rest.reason
+    assert word(lambda t: 0.6 * math.exp(-20 * t)) == "critic-too-weak"  # of any other critic
+    above = judge(made(lambda t: 0.3 + 0.3 * math.exp(-20 * t), **course))
+    assert above.word == "converged" and "not judged" not in above.reason
+    assert word(lambda t: -1.0, **course) == "diverged"
+    assert word(lambda t: 0.0, diversity=lambda t: 0.1, **course) == "collapsed"
+    assert word(lambda t: 0.7 - 0.5 * t, **course) == "improving"
+    assert word(lambda t: 0.4, heldout=lambda t: 0.2, **course) == "critic-overfits"
+
+
 def test_a_critic_that_still_learns_is_not_called_weak() -> None:
     verdict = judge(made(lambda t: 2 * t - 1.8))  # above 0 from 0.9 on
     assert verdict.word == "too-early" and "52% of the batches, after 100% in the quarter before" in verdict.reason
@@ -329,8 +343,8 @@ def test_diverged() -> None:
     assert word(settled, **wild) == "diverged"
     assert word(settled, penalty=lambda t: 0.5, grad_norm=lambda t: 2.5) == "converged"  # a light penalty
     assert word(settled, penalty=lambda t: 3.0, grad_norm=lambda t: 1.1) == "converged"  # a heavy one
-    assert word(lambda t: -1.0, js=True) == "diverged"
-    assert word(lambda t: 0.65, js=True) == "converged"
+    assert word(lambda t: -1.0, name="js") == "diverged"
+    assert word(lambda t: 0.65, name="js") == "converged"
     assert word(lambda t: settled(t) if t < 0.75 else 5.0) == "diverged"  # over four times what it had been
     assert word(lambda t: settled(t) if t < 0.75 else 3.0) == "converged"
     assert word(lambda t: (2.5 if t < 0.25 else 1.0) if t < 0.75 else 3.0) == "diverged"  # above where it came from

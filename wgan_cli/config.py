@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from . import UsageError
+from .augment import OPERATIONS
 from .networks import ARCHITECTURES
 from .variants import VARIANTS, Variant
 
@@ -21,6 +22,7 @@ FITS = ("crop", "pad", "stretch")
 PRECISIONS = ("fp32", "bf16", "auto")
 LABELS = ("none", "folders", "file")
 CRITIC_NORMS = ("none", "batch", "layer")
+DECAYS = ("none", "linear", "cosine")
 
 
 class Range(NamedTuple):
@@ -59,6 +61,7 @@ RANGES: Mapping[str, Range] = {
     "width": Range(1),
     "n_critic": Range(1),
     "lr": Range(0.0, low_open=True),
+    "lr_critic": Range(0.0, low_open=True),
     "clip": Range(0.0, low_open=True),
     "gp_weight": Range(0.0, low_open=True),
     "instance_noise": Range(0.0),
@@ -118,10 +121,13 @@ class TrainConfig:
     n_critic: int = 5
     optimizer: str = "adam"
     lr: float = 1e-4
+    lr_critic: float | None = None  # None: that of lr
+    lr_decay: str = "none"  # of both rates, to 0 over the steps
     betas: tuple[float, float] | None = None
     clip: float | None = None
     gp_weight: float | None = None
     critic_norm: str = "none"
+    augment: tuple[str, ...] | None = None  # of augment.OPERATIONS, in their order
     instance_noise: float = 0.0  # standard deviation at the first step, falling to 0 at the last
     ema: float = 0.0
     precision: str = "fp32"
@@ -149,19 +155,26 @@ class TrainConfig:
             "labels": LABELS,
             "precision": PRECISIONS[:2],  # auto is resolved before
             "critic_norm": CRITIC_NORMS,
+            "lr_decay": DECAYS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
         for name, numbers in RANGES.items():
             value = getattr(self, name)
-            unused = (name == "size" and value == 0) or (name in ("clip", "gp_weight") and value is None)
+            unused = (name == "size" and value == 0) or (name in ("lr_critic", "clip", "gp_weight") and value is None)
             if not unused and not numbers.holds(value):
                 raise UsageError(f"{flag(name)} {value}: must be {numbers}")
         if self.betas is not None and not (len(self.betas) == 2 and all(map(BETA.holds, self.betas))):
             raise UsageError(f"--betas {self.betas}: must be two, each {BETA}, as in 0.5,0.9")
         if not all(isinstance(name, str) for name in self.classes) or len(set(self.classes)) < len(self.classes):
             raise UsageError(f"classes {self.classes}: must be names, each another")
+        if self.augment is not None:
+            told = f"--augment {','.join(map(str, self.augment))}"
+            if not self.augment or len({*self.augment} & {*OPERATIONS}) != len(self.augment):
+                raise UsageError(f"{told}: choose from {', '.join(OPERATIONS)}, each once, with commas between")
+            if not self.size:
+                raise UsageError(f"{told}: is for images, and these samples are points; leave the flag out")
         if reason := ARCHITECTURES[self.arch].refusal(self.size):
             raise UsageError(reason)
         if self.critic_norm == "batch" and self.record.penalties:
@@ -180,7 +193,7 @@ class TrainConfig:
         known = {f.name for f in fields(cls)}
         if unknown := set(values) - known:
             raise UsageError(f"unknown settings: {', '.join(sorted(map(str, unknown)))}")
-        tuples = {name: tuple(values[name]) for name in ("betas", "classes") if values.get(name) is not None}
+        tuples = {k: tuple(values[k]) for k in ("betas", "augment", "classes") if values.get(k) is not None}
         return cls(**{"holdout": 0.0, **values, **tuples})  # a run from before there was a holdout had none
 
 
@@ -241,8 +254,8 @@ def resolve(
 def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
     """The settings, with both values, that forbid to continue the run `old` as `new`."""
     fixed = {f.name for f in fields(TrainConfig) if not f.metadata.get("may_change")}
-    if new.instance_noise:
-        fixed.add("steps")  # the noise falls to 0 at the last
+    if new.instance_noise or new.lr_decay != "none" or new.record.schedule:
+        fixed.add("steps")  # the measure of what changes over a run
     pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(TrainConfig) if f.name in fixed]
     return [(name, before, now) for name, before, now in pairs if before != now]
 

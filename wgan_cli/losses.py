@@ -44,6 +44,11 @@ def least_squares_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * ((real - 1).square().mean() + fake.square().mean())
 
 
+def pairing_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """E softplus(-(f(x) - f(G(z)))), the i-th with the i-th: Huang et al. 2024 (Jolicoeur-Martineau 2019)."""
+    return _softplus(fake - real).mean()
+
+
 # ---- Of the generator: (on fake, on real) -> scalar; `real` is None unless the variant's `pairs` asks for it
 
 
@@ -65,6 +70,12 @@ def critic_generator_loss(fake: Tensor, real: Tensor | None = None) -> Tensor:
 def least_squares_generator_loss(fake: Tensor, real: Tensor | None = None) -> Tensor:
     """½ E (f(G(z)) - 1)², Mao et al. 2017."""
     return 0.5 * (fake - 1).square().mean()
+
+
+def pairing_generator_loss(fake: Tensor, real: Tensor | None = None) -> Tensor:
+    """E softplus(-(f(G(z)) - f(x))), the critic's loss with the two exchanged."""
+    assert real is not None
+    return pairing_loss(fake, real)
 
 
 # ---- Estimates of a distance
@@ -91,6 +102,15 @@ def le_cam_estimate(real: Tensor, fake: Tensor) -> Tensor:
     return 1 - 4 * least_squares_loss(real, fake)
 
 
+def pairing_estimate(real: Tensor, fake: Tensor) -> Tensor:
+    """log 2 - the pairing loss: a lower bound on JS(p x q, q x p) in nats, at most log 2. Only differences of f count.
+
+    The loss is that of telling a pair (image, sample) from (sample, image), as likely as each other, by the logit
+    f(first) - f(second). It is least at f = log p/q, up to any constant. JS(p x q, q x p) is at least JS(p, q).
+    """
+    return math.log(2) - pairing_loss(real, fake)
+
+
 def wasserstein_estimate(real: Tensor, fake: Tensor) -> Tensor:
     """E f(x) - E f(G(z)): the Wasserstein-1 distance up to the critic's Lipschitz constant."""
     return real.mean() - fake.mean()
@@ -105,10 +125,19 @@ class Estimate:
     title: str  # of the picture
     distance: Callable[[Tensor, Tensor], Tensor]  # (on real, on fake) -> scalar
     floor: float = -math.inf  # under it, the critic does worse than one that gives every sample the same score
+    rests_at_zero: bool = False  # once samples are like data, which is then not to be told from a critic too weak
 
 
 WASSERSTEIN = Estimate("wasserstein", "W", "Wasserstein estimate over steps", wasserstein_estimate)
 JENSEN_SHANNON = Estimate("js", "JS", "Jensen-Shannon estimate (nats) over steps", js_estimate, floor=-math.log(2))
 TOTAL_VARIATION = Estimate("tv", "TV", "total variation estimate over steps", variation_estimate, floor=-1.0)
 LE_CAM = Estimate("le_cam", "LC", "Le Cam distance estimate over steps", le_cam_estimate, floor=-3.0)
-ESTIMATES = {estimate.name: estimate for estimate in (WASSERSTEIN, JENSEN_SHANNON, TOTAL_VARIATION, LE_CAM)}
+PAIRED_JENSEN_SHANNON = Estimate(
+    "paired_js",
+    "PJS",
+    "Jensen-Shannon estimate of pairs (nats) over steps",
+    pairing_estimate,
+    floor=-math.log(2),
+    rests_at_zero=True,
+)
+ESTIMATES = {e.name: e for e in (WASSERSTEIN, JENSEN_SHANNON, TOTAL_VARIATION, LE_CAM, PAIRED_JENSEN_SHANNON)}

@@ -57,8 +57,8 @@ def _state(
         generator.train(),
         critic.train(),
         ema.eval().requires_grad_(False) if ema else None,
-        _optimizer(config, generator),
-        _optimizer(config, critic),
+        _optimizer(config, generator, config.lr),
+        _optimizer(config, critic, config.lr_critic or config.lr),
         torch.Generator(device).manual_seed(other_seed(config.seed)),
     )
 
@@ -68,17 +68,18 @@ def other_seed(seed: int) -> int:
     return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(config: TrainConfig, network: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """At the rate that the run starts with, which stays in `defaults`."""
     if config.optimizer == "adam":
         assert config.betas is not None
         fused = next(network.parameters()).device.type in ("cpu", "cuda")  # one pass over memory, where torch has it
-        return torch.optim.Adam(network.parameters(), config.lr, config.betas, fused=fused)
+        return torch.optim.Adam(network.parameters(), rate, config.betas, fused=fused)
     if config.optimizer == "rmsprop":
-        rmsprop = torch.optim.RMSprop(network.parameters(), config.lr)
+        rmsprop = torch.optim.RMSprop(network.parameters(), rate)
         for p in network.parameters():  # what its first step would make, for the fused step to find
             rmsprop.state[p] = {"step": torch.zeros(()), "square_avg": torch.zeros_like(p)}
         return rmsprop
-    return torch.optim.SGD(network.parameters(), config.lr)
+    return torch.optim.SGD(network.parameters(), rate)
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: Any, config: TrainConfig, updates: int) -> None:

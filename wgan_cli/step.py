@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import ops
+from .augment import augmented
+from .config import TrainConfig
 from .data.dataset import Batch
 from .networks import has_batch_norm
 from .penalty import critic_penalty, draw_points
 from .state import State
 
 
+class Now(NamedTuple):
+    """What a schedule makes of the settings at a step."""
+
+    lr: float  # of both rates: over those of the start
+    gp_weight: float  # the same
+    beta2: float  # the same of 1 - β2
+    ema: float  # decay
+
+
+def scheduled(config: TrainConfig, step: int) -> Now:
+    """Follows from the settings and the number of generator updates done alone, so that a run can go on at any."""
+    done = step / config.steps
+    decay = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[config.lr_decay]
+    schedule = config.record.schedule
+    if not schedule:
+        return Now(decay, 1.0, 1.0, min(config.ema, (1 + step) / (10 + step)))
+    way = (1 - math.cos(math.pi * min(1.0, done / schedule.burn_in))) / 2  # from 0 to 1
+    lr, gp_weight, beta2 = (1 + way * (end - 1) for end in (schedule.lr, schedule.gp_weight, schedule.beta2))
+    return Now(decay * lr, gp_weight, beta2, config.ema ** (1 / way) if way else 0.0)  # the half-life times `way`
+
+
 def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
     """One update of the critic on a batch of real samples [B, *shape]; its figures, from before the update.
 
-    Random numbers are drawn in this order: latents, flips, noise on real, noise on fake, points of each penalty.
+    Random numbers are drawn in this order: latents, flips, augmentation and noise of real, the same of fake, points of
+    each penalty. The critic sees augmented samples alone: a penalty's points are made of these, and its gradient is the
+    critic's own, with respect to what the critic sees.
     """
     config, record = state.config, state.config.record
+    now = scheduled(config, state.step)
     y = batch.labels
     with torch.no_grad(), autocast(state):
         fake = state.generator(normal(state, len(batch.samples), config.latent), y).float()
@@ -33,19 +60,20 @@ def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
         assert config.gp_weight is not None
         points = draw_points(penalty.place, real, fake, state.rng)
         with autocast(state):
-            cost, norms = critic_penalty(state.critic, points, penalty, config.gp_weight, y)
+            cost, norms = critic_penalty(state.critic, points, penalty, config.gp_weight * now.gp_weight, y)
         figures["penalty"] = figures.get("penalty", 0) + cost
         if penalty.cost.target:  # where it has a value to be near to
             figures.setdefault("grad_norm", norms.mean())
         loss = loss + cost
-    _update(state.optimizer_critic, loss, config.clip)
+    _update(state.optimizer_critic, loss, now, config.clip)
     return {"critic_loss": loss.detach()} | {name: value.detach() for name, value in figures.items()}
 
 
 def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
     """One update of the generator, and of its average; its figures, from before the update.
 
-    batch: the critic's last one, whose samples the losses that pair real with fake score again.
+    batch: the critic's last one, whose samples the losses that pair real with fake score again (Huang et al. 2024
+    take fresh ones).
     """
     config, record = state.config, state.config.record
     y = batch.labels
@@ -54,11 +82,12 @@ def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
         fake = state.generator(normal(state, len(batch.samples), config.latent), y)
         on_fake = state.critic(noisy(state, fake), y).float()
         on_real = state.critic(noisy(state, flipped(state, batch.samples)), y).float() if record.pairs else None
-    _update(state.optimizer_generator, loss := record.generator_loss(on_fake, on_real), None)
+    loss = record.generator_loss(on_fake, on_real)
+    _update(state.optimizer_generator, loss, scheduled(config, state.step))
     state.critic.requires_grad_(True)
     state.step += 1
     if state.ema is not None:
-        _average(state.ema, state.generator, min(config.ema, (1 + state.step) / (10 + state.step)))
+        _average(state.ema, state.generator, scheduled(config, state.step).ema)
     return {"generator_loss": loss.detach()}
 
 
@@ -71,7 +100,7 @@ def _scores(critic: nn.Module, real: Tensor, fake: Tensor, y: Tensor | None) -> 
     return on_real, on_fake
 
 
-def _update(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None) -> None:
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor, now: Now, clip: float | None = None) -> None:
     """One step of the optimizer, then every parameter into [-clip, clip] (Arjovsky et al. 2017, algorithm 1).
 
     Gradients are used here alone, between `backward` and the step.
@@ -79,6 +108,10 @@ def _update(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None) 
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     (group,) = optimizer.param_groups
+    group["lr"] = optimizer.defaults["lr"] * now.lr
+    if "betas" in group and now.beta2 != 1:
+        beta1, beta2 = optimizer.defaults["betas"]
+        group["betas"] = (beta1, 1 - (1 - beta2) * now.beta2)
     params = group["params"]
     if clip is None:
         optimizer.step()
@@ -114,8 +147,11 @@ def flipped(state: State, images: Tensor) -> Tensor:
 
 
 def noisy(state: State, samples: Tensor) -> Tensor:
-    """Instance noise (Sønderby et al. 2017, section 3), its deviation falling linearly to 0 over the run."""
+    """Samples as the critic sees them: augmented, where --augment asks for it, and with instance noise (Sønderby et al.
+    2017, section 3), its deviation falling linearly to 0 over the run."""
     config = state.config
+    if config.augment:
+        samples = augmented(samples, config.augment, state.rng)
     deviation = config.instance_noise * (1 - state.step / config.steps)
     return samples + deviation * normal(state, *samples.shape) if deviation > 0 else samples
 

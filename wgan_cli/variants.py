@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .losses import (
     JENSEN_SHANNON,
     LE_CAM,
+    PAIRED_JENSEN_SHANNON,
     TOTAL_VARIATION,
     WASSERSTEIN,
     Estimate,
@@ -19,6 +20,8 @@ from .losses import (
     least_squares_generator_loss,
     least_squares_loss,
     non_saturating_loss,
+    pairing_generator_loss,
+    pairing_loss,
     saturating_loss,
 )
 
@@ -46,6 +49,19 @@ class Penalty:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """What changes over the first `burn_in` of the steps, along half a cosine, and stays from there on.
+
+    The settings are what a run begins with, save --ema, whose half-life rises from 0. Here: the end over the beginning.
+    """
+
+    burn_in: float
+    lr: float  # of --lr and --lr-critic
+    gp_weight: float
+    beta2: float  # of 1 - β2
+
+
+@dataclass(frozen=True)
 class Variant:
     summary: str
     paper: str
@@ -55,6 +71,7 @@ class Variant:
     pairs: bool = False  # the generator's loss sees real scores too
     penalties: tuple[Penalty, ...] = ()
     constraint: Literal["none", "clip", "spectral"] = "none"  # of the critic: all weights in ±--clip; W/σ(W) a layer
+    schedule: Schedule | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -167,6 +184,30 @@ VARIANTS: Mapping[str, Variant] = {
             "critic_norm": "none",
         },
     ),
+    "r3": Variant(
+        paper="Huang et al. 2024, arXiv 2501.05441",
+        summary="relativistic pairs, gradient penalties",
+        critic_loss=pairing_loss,
+        generator_loss=pairing_generator_loss,
+        estimate=PAIRED_JENSEN_SHANNON,
+        pairs=True,
+        penalties=(  # --gp-weight is the paper's γ
+            Penalty(place="real", cost=Cost(target=0.0), weight=0.5),
+            Penalty(place="fake", cost=Cost(target=0.0), weight=0.5),
+        ),
+        schedule=Schedule(burn_in=0.2, lr=0.25, gp_weight=0.1, beta2=0.1),  # table 9; a fifth, as for FFHQ-64
+        defaults={  # table 9: what all columns share, and γ of Stacked MNIST and ImageNet-64; batch and EMA of FFHQ-64
+            "optimizer": "adam",
+            "lr": 2e-4,
+            "betas": (0.0, 0.9),
+            "gp_weight": 1.0,  # 0.05 for CIFAR-10, 0.5 for ImageNet-32, 2 for FFHQ-64, 150 for FFHQ-256
+            "n_critic": 1,
+            "batch": 256,
+            "latent": 64,
+            "ema": 0.9996,  # a half-life of 0.45 million images at this batch; the paper has 0.5
+            "critic_norm": "none",
+        },
+    ),
     "hinge": Variant(
         paper="Miyato et al. 2018, arXiv 1802.05957",
         summary="hinge loss, spectral norm",
@@ -174,9 +215,11 @@ VARIANTS: Mapping[str, Variant] = {
         generator_loss=critic_generator_loss,
         estimate=TOTAL_VARIATION,
         constraint="spectral",
-        defaults={
-            k: v for k, v in {**_WGAN_GP, "lr": 2e-4}.items() if k != "gp_weight"
-        },  # authors' code for CIFAR-10; its rate falls to 0
+        defaults={  # authors' code for CIFAR-10
+            **{k: v for k, v in _WGAN_GP.items() if k != "gp_weight"},
+            "lr": 2e-4,
+            "lr_decay": "linear",
+        },
     ),
     "lsgan": Variant(
         paper="Mao et al. 2017, arXiv 1611.04076",

@@ -10,7 +10,9 @@ diverged         the critic is out of bounds: estimate under its floor, or gradi
 too-early        fewer than three comparisons in now and before together: under some 1,250 updates of the critic
 too-early        the critic is too weak, as the next rule has it, and still learns: the share of such batches fell by a
                  tenth, or the estimate is above most batches of before
-critic-too-weak  in a third of the batches, in now and before, the critic scored samples no lower than data
+critic-too-weak  in a third of the batches, in now and before, the critic scored samples no lower than data. Neither
+                 this rule nor the one before is asked of a critic that comes to rest there once samples are like data
+                 (`Estimate.rests_at_zero`): the reason then says so
 collapsed        samples lie less than half as far apart as data do, and still would after as many steps again
 critic-overfits  held-out data lose over a fifth of the estimate on training data, and over twice the standard error of
                  that difference
@@ -99,6 +101,7 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     early = [r[name] for r in quarters[0] + quarters[1] if name in r]
     highest = max((statistics.median(early[i : i + 5]) for i in range(len(early) - 4)), default=math.nan)
     not_above, not_above_earlier, not_above_now = map(not_above_zero, (both, before, now))
+    at_zero, rests = not_above >= 1 / 3, ESTIMATES[name].rests_at_zero
     still_learns = not_above_earlier - not_above_now >= 0.1 or estimate > high
     training, heldout = median(now, f"{name}_training"), median(now, f"{name}_heldout")
     training_error, heldout_error = median(now, "training_error"), median(now, "heldout_error")
@@ -112,6 +115,11 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     kept = f"{heldout:.3g} on held-out data, {training:.3g} on training data"
     spread = f"samples lie {diversity:.0%} as far apart as data"
     state = f"{kept}; {spread}" if heldout == heldout else spread
+    if at_zero and rests:
+        state += (
+            f"; in {not_above:.0%} of the batches the critic told samples from data no better than chance. It comes to "
+            "rest there once samples are like data, so whether it is too weak is not judged: look at the samples"
+        )
     rules = (
         ("diverged", bool(records) and name not in records[-1], f"no longer finite at step {end}"),
         ("too-early", batches < 10, f"{batches} batches logged in the last half of the steps do not tell"),
@@ -129,13 +137,13 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
         ("too-early", comparisons < 3, f"{trend}; too few comparisons with images in that time to tell more"),
         (
             "too-early",
-            not_above >= 1 / 3 and still_learns,
+            at_zero and not rests and still_learns,
             f"the critic still learns: it scored samples no lower than data in {not_above_now:.0%} of the batches, "
             f"after {not_above_earlier:.0%} in the quarter before; {trend}",
         ),
         (
             "critic-too-weak",
-            not_above >= 1 / 3,
+            at_zero and not rests,
             f"in {not_above:.0%} of the batches the critic scored samples no lower than data: it has nothing to teach",
         ),
         ("collapsed", diversity + 4 * (diversity - diversity_earlier) < 0.5 > diversity, spread),

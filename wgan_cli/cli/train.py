@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from .. import StoppedError, UsageError
-from ..config import ARCHS, CRITIC_NORMS, FITS, LABELS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
+from ..config import ARCHS, CRITIC_NORMS, DECAYS, FITS, LABELS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
 from ..console import Console, in_short, in_words, printable
 from ..files import check_writable, lock
 from ..signals import Stop
@@ -78,9 +78,18 @@ def _variants_text() -> str:
 @setting("ema", NETWORKS, help="Decay of the generator's averaged weights; 0 keeps none.")
 @setting("clip", LOSS, help="Critic weights stay in [-CLIP, CLIP].")
 @setting("gp_weight", LOSS, help="Weight of the gradient penalty.")
+@setting(
+    "augment",
+    LOSS,
+    metavar="OPS",
+    callback=lambda ctx, param, value: value and tuple(value.split(",")),
+    help="What is done to all that the critic sees, of color,translation,cutout.  [default: none]",
+)
 @setting("instance_noise", LOSS, metavar="SIGMA", help="Noise on the critic's input, falling to 0.")
 @setting("optimizer", OPTIMIZER, type=click.Choice(OPTIMIZERS), help="Of both networks.")
 @setting("lr", OPTIMIZER, help="Learning rate.")
+@setting("lr_critic", OPTIMIZER, help="That of the critic.  [default: --lr]")
+@setting("lr_decay", OPTIMIZER, type=click.Choice(DECAYS), help="How the rates fall to 0 over --steps.")
 @setting("betas", OPTIMIZER, metavar="B1,B2", callback=betas, help="Of adam.")
 @setting("batch", OPTIMIZER, help="Images in a batch.")
 @setting("n_critic", OPTIMIZER, help="Critic steps before each generator step.")
