@@ -20,6 +20,7 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd")
 FITS = ("crop", "pad", "stretch")
 PRECISIONS = ("fp32", "bf16", "auto")
 CRITIC_NORMS = ("none", "batch", "layer")
+UPSAMPLES = ("transposed", "nearest")
 
 
 class Range(NamedTuple):
@@ -119,6 +120,7 @@ class TrainConfig:
     clip: float | None = None
     gp_weight: float | None = None
     critic_norm: str = "none"
+    upsample: str | None = "transposed"  # how the dcgan's generator doubles a side
     instance_noise: float = 0.0  # standard deviation at the first step, falling to 0 at the last
     ema: float = 0.0
     precision: str = "fp32"
@@ -145,7 +147,10 @@ class TrainConfig:
             "fit": FITS,
             "precision": PRECISIONS[:2],  # auto is resolved before
             "critic_norm": CRITIC_NORMS,
+            "upsample": UPSAMPLES,
         }
+        if self.upsample is None:
+            del choices["upsample"]
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
@@ -158,6 +163,8 @@ class TrainConfig:
             raise UsageError(f"--betas {self.betas}: must be two, each {BETA}, as in 0.5,0.9")
         if reason := ARCHITECTURES[self.arch].refusal(self.size):
             raise UsageError(reason)
+        if self.critic_norm != "none" and self.arch == "r3":
+            raise UsageError(f"--critic-norm {self.critic_norm}: --arch r3 has no norm in its critic; leave it out")
         if self.critic_norm == "batch" and self.record.penalties:
             raise UsageError(
                 f"--critic-norm batch: variant {self.variant} penalises the gradient of each sample by itself, "
@@ -175,8 +182,9 @@ class TrainConfig:
         if unknown := set(values) - known:
             raise UsageError(f"unknown settings: {', '.join(sorted(map(str, unknown)))}")
         betas = values.get("betas")
-        # A run from before there was a holdout had none.
-        return cls(**{"holdout": 0.0, **values, "betas": tuple(betas) if betas is not None else None})
+        # Of runs from before there were these settings: none were held out, and a dcgan doubled by transposition.
+        older = {"holdout": 0.0, "upsample": "transposed" if values.get("arch", "dcgan") == "dcgan" else None}
+        return cls(**{**older, **values, "betas": tuple(betas) if betas is not None else None})
 
 
 def resolve(
@@ -222,12 +230,12 @@ def resolve(
         "clip": None if record.constraint == "clip" else f"variant {variant} does not clip weights",
         "gp_weight": None if record.penalties else f"variant {variant} has no gradient penalty",
         "betas": None if optimizer == "adam" else f"optimizer {optimizer} has no betas",
+        "upsample": None if arch == "dcgan" else f"arch {arch} has one way to double a side, if any",
     }
     for name, reason in unused.items():
         if reason and name in given:
-            raise UsageError(
-                f"{flag(name)} {given[name]}: {reason}; leave the flag out or choose another variant or optimizer"
-            )
+            other = "architecture" if name == "upsample" else "variant or optimizer"
+            raise UsageError(f"{flag(name)} {given[name]}: {reason}; leave the flag out or choose another {other}")
         if reason:
             values[name], origins[name] = None, "not used"
     return TrainConfig(**values), origins

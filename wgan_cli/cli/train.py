@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from .. import StoppedError, UsageError
-from ..config import ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
+from ..config import ARCHS, CRITIC_NORMS, FITS, OPTIMIZERS, PRECISIONS, PRESETS, UPSAMPLES, TrainConfig, resolve
 from ..console import Console, in_words
 from ..files import check_writable, lock
 from ..signals import Stop
@@ -77,8 +77,9 @@ def _variants_text() -> str:
     "critic_norm",
     NETWORKS,
     type=click.Choice(CRITIC_NORMS),
-    help="Normalisation in the critic (by default none in an mlp).",
+    help="Normalisation in the critic (by default none in an mlp and an r3).",
 )
+@setting("upsample", NETWORKS, type=click.Choice(UPSAMPLES), help="How the generator of a dcgan doubles a side.")
 @setting("ema", NETWORKS, help="Decay of the generator's averaged weights; 0 keeps none.")
 @setting("clip", LOSS, help="Critic weights stay in [-CLIP, CLIP].")
 @setting("gp_weight", LOSS, help="Weight of the gradient penalty.")

@@ -2,7 +2,7 @@
 
 DEFAULTS             settings that differ from the variant's paper
 refusal(size)        why it cannot make samples of this side (0: points), None if it can
-generator(config)    latents [B, L] -> samples [B, *shape], images in [-1, 1]
+generator(config)    latents [B, L] -> samples [B, *shape], images in [-1, 1] (r3: about)
 critic(config)       samples -> scores [B], read as logits by the systems with a discriminator
 
 Nothing here imports torch before a network is built, so that the command line can list and check settings.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import dcgan, mlp
+from . import dcgan, mlp, r3, resnet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..config import TrainConfig
     from .network import Critic, Network
 
-ARCHITECTURES: dict[str, Any] = {"dcgan": dcgan, "mlp": mlp}
+ARCHITECTURES: dict[str, Any] = {"dcgan": dcgan, "mlp": mlp, "resnet": resnet, "r3": r3}
 
 
 def build_generator(config: TrainConfig) -> Network:
