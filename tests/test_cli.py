@@ -113,7 +113,7 @@ def test_the_help_shows_the_papers_defaults() -> None:
         "gan ns div hinge 0.0002, clip 5e-05, gp lp dragan r1 lsgan 0.0001",
         "gan ns 0.5,0.999, gp lp div hinge 0,0.9, dragan 0.5,0.9",
         "r1 0.999, else 0",
-        "dcgan 64, mlp 512",
+        "dcgan resnet 64, mlp 512, r3 24",
         "clip 0.01",
     ):
         assert f"[default: {default}]" in text
