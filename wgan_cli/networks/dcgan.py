@@ -25,7 +25,7 @@ def refusal(size: int) -> str | None:
 
 def generator(config: TrainConfig) -> Network:
     """[B, L] -> [B, C, size, size] in [-1, 1]: linear to a 4x4 grid, then doublings, by transposed convolution or
-    (--upsample nearest) by nearest-neighbour upsampling and a 3x3 convolution, which draw no checkerboards."""
+    (--upsample nearest) by nearest-neighbour upsampling and a 3x3 convolution, which weigh all pixels alike."""
     from torch import nn
 
     from .halving import Doubling

@@ -1,4 +1,4 @@
-"""Layers that halve or double the side of an image without checkerboards.
+"""Layers that halve or double the side of an image, and weigh all pixels alike: no checkerboard of their own.
 
 Mean pooling after a 3x3 convolution, and nearest-neighbour doubling before one, are written as what they equal: DCGAN's
 convolution, 4x4 with stride 2, and its transpose, of a kernel that sums the 3x3 one over 2x2 places. That takes 16
