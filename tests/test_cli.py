@@ -114,7 +114,7 @@ def test_the_help_shows_the_papers_defaults() -> None:
         "gan ns 0.5,0.999, gp lp div r3 hinge 0,0.9, dragan 0.5,0.9",
         "r1 0.999, r3 0.9996, else 0",
         "hinge linear, else none",
-        "dcgan 64, mlp 512",
+        "dcgan resnet 64, mlp 512, r3 24",
         "clip 0.01",
     ):
         assert f"[default: {default}]" in text

@@ -9,7 +9,7 @@ import pytest
 
 from wgan_cli import UsageError
 from wgan_cli.config import PRESETS, RANGES, TrainConfig, auto_size, differences, resolve
-from wgan_cli.networks.dcgan import padded_size
+from wgan_cli.networks.padding import padded_size
 from wgan_cli.variants import VARIANTS
 
 FACTS = {"size": 32, "channels": 1}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from tiny import Ended, call, new_run
 from torch import Tensor, nn
@@ -197,7 +198,7 @@ def test_the_critic_adds_the_projection_of_the_class_onto_its_features(arch: str
     x, y = torch.randn(6, 1, 32, 32, dtype=torch.float64), torch.tensor([0, 1, 2, 2, 1, 0])
     features, last = critic.net[:-1](x), critic.net[-1]
     assert critic.classes is not None and isinstance(last, nn.Linear)
-    expected = features @ last.weight[0] + (features * critic.classes.weight[y]).sum(1) + last.bias
+    expected = F.linear(features, last.weight, last.bias)[:, 0] + (features * critic.classes.weight[y]).sum(1)
     torch.testing.assert_close(critic(x, y), expected)
     assert not torch.equal(critic(x, y), critic(x, y.flip(0).roll(1)))
     assert isinstance(critic, PiecewiseLinear)

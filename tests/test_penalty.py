@@ -10,9 +10,17 @@ from torch import Tensor, nn
 from wgan_cli import ops
 from wgan_cli.config import TrainConfig
 from wgan_cli.networks import build_critic, build_generator
-from wgan_cli.networks.network import Critic, PiecewiseLinear, Residual, Shrink, SumPool
+from wgan_cli.networks.network import Critic, DiscriminativeBasis, PiecewiseLinear, Residual, SumPool
+from wgan_cli.networks.resampling import ConvMeanPool, Shrink
 from wgan_cli.penalty import between, critic_penalty, draw_points, input_gradient
 from wgan_cli.variants import Cost, Penalty
+
+
+def fill(critic: nn.Module) -> None:
+    """Numbers in place of what begins as 0: biases, and the last convolution of each block of r3."""
+    for parameter in critic.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, 0.0, 0.2)
 
 
 class Linear(nn.Module):
@@ -71,11 +79,12 @@ def test_a_zero_row_has_gradient_zero() -> None:
     assert grads.grad is not None and not grads.grad.any()
 
 
-@pytest.mark.parametrize(("arch", "size"), [("mlp", 20), ("dcgan", 32)])
+@pytest.mark.parametrize(("arch", "size"), [("mlp", 20), ("dcgan", 32), ("resnet", 32), ("r3", 32)])
 def test_under_autocast_the_penalty_reaches_every_weight(arch: str, size: int) -> None:
     """As in float32 but for rounding, though the slopes were found without gradients just before."""
     torch.manual_seed(0)
     critic = build_critic(TrainConfig(arch=arch, size=size, channels=1, width=8))
+    fill(critic)
     points = torch.randn(16, 1, size, size)
     gradients = []
     for enabled in (True, False):
@@ -92,11 +101,15 @@ def test_under_autocast_the_penalty_reaches_every_weight(arch: str, size: int) -
         assert (found - exact).norm() < 0.05 * exact.norm(), name
 
 
-@pytest.mark.parametrize(("arch", "size"), [("mlp", 20), ("dcgan", 16), ("dcgan", 28), ("dcgan", 64)])
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [("mlp", 20), ("dcgan", 16), ("dcgan", 28), ("dcgan", 64), ("resnet", 28), ("resnet", 64), ("r3", 28), ("r3", 64)],
+)
 def test_the_written_out_gradient_is_autograds(arch: str, size: int) -> None:
     """Of a critic without norm, and so is its own gradient in every weight."""
     torch.manual_seed(0)
     critic = build_critic(TrainConfig(arch=arch, size=size, channels=2, width=3)).double()
+    fill(critic)
     points = torch.randn(5, 2, size, size, dtype=torch.float64)
     gradients = []
     layers = critic.net
@@ -124,8 +137,9 @@ def test_every_layer_with_a_transpose_gives_autograds_gradient() -> None:
         SumPool(),
         nn.Linear(6, 1),
     )
-    shrinking = nn.Sequential(Shrink(2), nn.Flatten(), nn.Linear(2 * 5 * 5, 1))
-    for layers, side in ((net, 11), (net, 12), (shrinking, 10)):
+    shrinking = nn.Sequential(Shrink(), ConvMeanPool(2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 3 * 3, 1))
+    folding = nn.Sequential(nn.Conv2d(2, 3, 3), nn.LeakyReLU(0.2), DiscriminativeBasis(3, 8), nn.Linear(3, 1))
+    for layers, side in ((net, 11), (net, 12), (shrinking, 12), (folding, 10)):
         points = torch.randn(3, 2, side, side, dtype=torch.float64)
         gradients = []
         for subject in (PiecewiseLinear(layers).double(), Critic(layers).double()):
@@ -141,7 +155,7 @@ def test_bilinear_shrinking_is_torchs() -> None:
     image = torch.randn(2, 3, 8, 8)
     theirs = nn.functional.interpolate(image, (4, 4), mode="bilinear", antialias=True, align_corners=False)
     inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # torch weighs what lies at the border anew
-    torch.testing.assert_close(Shrink(3)(image)[inner], theirs[inner])
+    torch.testing.assert_close(Shrink()(image)[inner], theirs[inner])
 
 
 def test_a_critic_with_more_than_its_layers_is_differentiated_as_it_is() -> None:
@@ -194,9 +208,12 @@ def test_where_each_penalty_is_taken() -> None:
     assert abs(moved.mean() - 0.25) < 0.03  # of two independent numbers, uniform in [0, 1)
 
 
-@pytest.mark.parametrize(("arch", "size"), [("mlp", 28), ("dcgan", 32), ("dcgan", 64), ("dcgan", 128)])
+@pytest.mark.parametrize(("arch", "size"), [("mlp", 28), ("dcgan", 32), ("dcgan", 64), ("dcgan", 128), ("resnet", 64)])
 def test_a_critic_step_takes_no_more_than_ten_passes_and_one_of_the_generator(arch: str, size: int) -> None:
-    """Real and fake: 2 up, 2 for the activations' and 2 for the weights' gradients. Penalty: 2 up and down, 2 back."""
+    """Real and fake: 2 up, 2 for the activations' and 2 for the weights' gradients. Penalty: 2 up and down, 2 back.
+
+    Not of r3: what counts takes the gradients of a grouped convolution for those of a whole one.
+    """
     meta = torch.device("meta")
     config = TrainConfig(arch=arch, size=size, channels=3, gp_weight=10.0, betas=(0.0, 0.9))
     generator, critic = build_generator(config).to(meta), build_critic(config).to(meta)
@@ -214,15 +231,21 @@ def test_a_critic_step_takes_no_more_than_ten_passes_and_one_of_the_generator(ar
     assert 0 < step.count - sample.count <= 10 * up.count
 
 
-@pytest.mark.parametrize("arch", ["mlp", "dcgan"])
-@pytest.mark.parametrize("norm", ["none", "layer"])
-def test_its_gradient_in_the_weights_agrees_with_finite_differences(arch: str, norm: str) -> None:
+@pytest.mark.parametrize(
+    ("arch", "norm", "size"),
+    [
+        *(("mlp", "none", 16), ("mlp", "layer", 16), ("dcgan", "none", 16), ("dcgan", "layer", 16)),
+        *(("resnet", "none", 32), ("resnet", "layer", 32), ("r3", "none", 16)),
+    ],
+)
+def test_its_gradient_in_the_weights_agrees_with_finite_differences(arch: str, norm: str, size: int) -> None:
     torch.manual_seed(0)
-    config = TrainConfig(arch=arch, size=16, channels=1, width=2, critic_norm=norm)
+    config = TrainConfig(arch=arch, size=size, channels=1, width=2, critic_norm=norm)
     critic = build_critic(config).double()
-    for parameter in critic.parameters():  # large enough that the norms are not all near 0
-        parameter.data *= 5
-    real, fake = torch.randn(2, 3, 1, 16, 16, dtype=torch.float64)
+    fill(critic)
+    for parameter in critic.parameters() if arch in ("mlp", "dcgan") else ():
+        parameter.data *= 5  # large enough that the norms are not all near 0
+    real, fake = torch.randn(2, 3, 1, size, size, dtype=torch.float64)
     mix = torch.rand(3, dtype=torch.float64)
 
     def value() -> Tensor:

@@ -23,6 +23,7 @@ PRECISIONS = ("fp32", "bf16", "auto")
 LABELS = ("none", "folders", "file")
 CRITIC_NORMS = ("none", "batch", "layer")
 DECAYS = ("none", "linear", "cosine")
+UPSAMPLES = ("transposed", "nearest")
 
 
 class Range(NamedTuple):
@@ -128,6 +129,7 @@ class TrainConfig:
     gp_weight: float | None = None
     critic_norm: str = "none"
     augment: tuple[str, ...] | None = None  # of augment.OPERATIONS, in their order
+    upsample: str | None = "transposed"  # how the dcgan's generator doubles a side
     instance_noise: float = 0.0  # standard deviation at the first step, falling to 0 at the last
     ema: float = 0.0
     precision: str = "fp32"
@@ -156,7 +158,10 @@ class TrainConfig:
             "precision": PRECISIONS[:2],  # auto is resolved before
             "critic_norm": CRITIC_NORMS,
             "lr_decay": DECAYS,
+            "upsample": UPSAMPLES,
         }
+        if self.upsample is None:
+            del choices["upsample"]
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
@@ -177,6 +182,8 @@ class TrainConfig:
                 raise UsageError(f"{told}: is for images, and these samples are points; leave the flag out")
         if reason := ARCHITECTURES[self.arch].refusal(self.size):
             raise UsageError(reason)
+        if self.critic_norm != "none" and self.arch == "r3":
+            raise UsageError(f"--critic-norm {self.critic_norm}: --arch r3 has no norm in its critic; leave it out")
         if self.critic_norm == "batch" and self.record.penalties:
             raise UsageError(
                 f"--critic-norm batch: variant {self.variant} penalises the gradient of each sample by itself, "
@@ -194,7 +201,9 @@ class TrainConfig:
         if unknown := set(values) - known:
             raise UsageError(f"unknown settings: {', '.join(sorted(map(str, unknown)))}")
         tuples = {k: tuple(values[k]) for k in ("betas", "augment", "classes") if values.get(k) is not None}
-        return cls(**{"holdout": 0.0, **values, **tuples})  # a run from before there was a holdout had none
+        # Of runs from before there were these settings: none were held out, and a dcgan doubled by transposition.
+        older = {"holdout": 0.0, "upsample": "transposed" if values.get("arch", "dcgan") == "dcgan" else None}
+        return cls(**{**older, **values, **tuples})
 
 
 def resolve(
@@ -240,12 +249,12 @@ def resolve(
         "clip": None if record.constraint == "clip" else f"variant {variant} does not clip weights",
         "gp_weight": None if record.penalties else f"variant {variant} has no gradient penalty",
         "betas": None if optimizer == "adam" else f"optimizer {optimizer} has no betas",
+        "upsample": None if arch == "dcgan" else f"arch {arch} has one way to double a side, if any",
     }
     for name, reason in unused.items():
         if reason and name in given:
-            raise UsageError(
-                f"{flag(name)} {given[name]}: {reason}; leave the flag out or choose another variant or optimizer"
-            )
+            other = "architecture" if name == "upsample" else "variant or optimizer"
+            raise UsageError(f"{flag(name)} {given[name]}: {reason}; leave the flag out or choose another {other}")
         if reason:
             values[name], origins[name] = None, "not used"
     return TrainConfig(**values), origins

@@ -15,7 +15,19 @@ import click
 from click.core import ParameterSource
 
 from .. import StoppedError, UsageError
-from ..config import ARCHS, CRITIC_NORMS, DECAYS, FITS, LABELS, OPTIMIZERS, PRECISIONS, PRESETS, TrainConfig, resolve
+from ..config import (
+    ARCHS,
+    CRITIC_NORMS,
+    DECAYS,
+    FITS,
+    LABELS,
+    OPTIMIZERS,
+    PRECISIONS,
+    PRESETS,
+    UPSAMPLES,
+    TrainConfig,
+    resolve,
+)
 from ..console import Console, in_short, in_words, printable
 from ..files import check_writable, lock
 from ..signals import Stop
@@ -68,13 +80,14 @@ def _variants_text() -> str:
 @null_option(DATA)
 @option("--new-data", is_flag=True, help="Go on with a run though --data has changed.", section=DATA)
 @setting("width", NETWORKS, help="Feature maps or hidden units.")
-@setting("latent", NETWORKS, help="Dimensions of the latent.")
+@setting("latent", NETWORKS, help="Dimensions of the latent (by default 64 in an r3).")
 @setting(
     "critic_norm",
     NETWORKS,
     type=click.Choice(CRITIC_NORMS),
-    help="Normalisation in the critic (by default none in an mlp).",
+    help="Normalisation in the critic (by default none in an mlp and an r3).",
 )
+@setting("upsample", NETWORKS, type=click.Choice(UPSAMPLES), help="How the generator of a dcgan doubles a side.")
 @setting("ema", NETWORKS, help="Decay of the generator's averaged weights; 0 keeps none.")
 @setting("clip", LOSS, help="Critic weights stay in [-CLIP, CLIP].")
 @setting("gp_weight", LOSS, help="Weight of the gradient penalty.")

@@ -2,7 +2,7 @@
 
 DEFAULTS             settings that differ from the variant's paper
 refusal(size)        why it cannot make samples of this side (0: points), None if it can
-generator(config)    latents [B, L] -> samples [B, *shape], images in [-1, 1]
+generator(config)    latents [B, L] -> samples [B, *shape], images in [-1, 1] (r3: about)
 critic(config)       samples -> scores [B], read as logits by the systems with a discriminator; its last layer is linear
 
 None of them knows of classes: these are added to both networks here.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import dcgan, mlp
+from . import dcgan, mlp, r3, resnet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..config import TrainConfig
     from .network import Critic, Network
 
-ARCHITECTURES: dict[str, Any] = {"dcgan": dcgan, "mlp": mlp}
+ARCHITECTURES: dict[str, Any] = {"dcgan": dcgan, "mlp": mlp, "resnet": resnet, "r3": r3}
 
 
 def build_generator(config: TrainConfig) -> nn.Module:

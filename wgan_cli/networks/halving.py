@@ -25,10 +25,7 @@ class Halving(nn.Conv2d):
         super().__init__(maps_in, maps_out, 4, stride=2, padding=1, bias=bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        if not _by_product(image, self.weight, 2 * SIDE):
-            return super().forward(image)
-        halved = _Halved.apply(*_cast(image, self.weight))
-        return halved if self.bias is None else halved + self.bias.view(-1, 1, 1).to(halved.dtype)
+        return halved(image, self.weight, self.bias)
 
 
 class Doubling(nn.ConvTranspose2d):
@@ -42,6 +39,14 @@ class Doubling(nn.ConvTranspose2d):
             return super().forward(image, output_size)
         doubled = _Doubled.apply(*_cast(image, self.weight))
         return doubled if self.bias is None else doubled + self.bias.view(-1, 1, 1).to(doubled.dtype)
+
+
+def halved(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[B, C, 2h, 2w] -> [B, O, h, w]: `Halving` with that weight [O, C, 4, 4] and bias [O]."""
+    if not _by_product(image, weight, 2 * SIDE):
+        return F.conv2d(image, weight, bias, stride=2, padding=1)
+    result: Tensor = _Halved.apply(*_cast(image, weight))
+    return result if bias is None else result + bias.view(-1, 1, 1).to(result.dtype)
 
 
 def transposed(image: Tensor, weight: Tensor) -> Tensor:

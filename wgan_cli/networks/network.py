@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .halving import Halving, transposed
+from .resampling import ConvMeanPool, Shrink
 
 
 class Network(nn.Sequential):
@@ -83,17 +84,28 @@ class SumPool(nn.Module):
         return x.sum(dim=(2, 3))
 
 
-class Shrink(nn.Module):
-    """[B, C, 2h, 2w] -> [B, C, h, w]: bilinear, that is [1, 3, 3, 1] / 8 along each axis, at every second pixel."""
+class GenerativeBasis(nn.Module):
+    """[B, C] -> [B, C, s, s]: each number times a learned image, as R3GAN's generators begin; weight [C, s, s]."""
 
-    def __init__(self, maps: int) -> None:
+    def __init__(self, maps: int, side: int) -> None:
         super().__init__()
-        row = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-        self.kernel: Tensor
-        self.register_buffer("kernel", (row[:, None] * row).expand(maps, 1, 4, 4).clone(), persistent=False)
+        self.weight = nn.Parameter(torch.empty(maps, side, side))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernel.to(x.dtype), stride=2, padding=1, groups=len(self.kernel))
+        return x[:, :, None, None] * self.weight
+
+
+class DiscriminativeBasis(nn.Conv2d):
+    """[B, C, s, s] -> [B, C]: the products with a learned image, as R3GAN's critics end; weight [C, 1, s, s].
+
+    A depthwise convolution, written as the weighted sum that one is at its only place.
+    """
+
+    def __init__(self, maps: int, side: int) -> None:
+        super().__init__(maps, maps, side, groups=maps, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.weight[:, 0]).sum(dim=(2, 3))
 
 
 class PiecewiseLinear(Critic):
@@ -168,11 +180,6 @@ def _convolution(layer: nn.Conv2d, gradient: Tensor, before: Tensor, after: Tens
     return F.conv_transpose2d(gradient, layer.weight, None, layer.stride, layer.padding, rest, layer.groups)
 
 
-def _shrink(layer: Shrink, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    kernel = layer.kernel.to(gradient.dtype)
-    return F.conv_transpose2d(gradient, kernel, stride=2, padding=1, groups=len(kernel))
-
-
 def _average_pool(layer: nn.AvgPool2d, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
     side = layer.kernel_size
     assert isinstance(side, int) and layer.stride == side and not layer.padding
@@ -193,7 +200,9 @@ _TRANSPOSES: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Linear: _linear,
     nn.Conv2d: _convolution,
     Halving: lambda layer, gradient, before, after: transposed(gradient, layer.weight),
-    Shrink: _shrink,
+    ConvMeanPool: lambda layer, gradient, before, after: transposed(gradient, layer.kernel),
+    Shrink: lambda layer, gradient, before, after: layer.transposed(gradient),
+    DiscriminativeBasis: lambda layer, gradient, before, after: gradient[:, :, None, None] * layer.weight[:, 0],
     nn.AvgPool2d: _average_pool,
     SumPool: lambda layer, gradient, before, after: gradient[:, :, None, None].expand(before.shape),
     nn.ZeroPad2d: _crop,
