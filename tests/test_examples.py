@@ -29,7 +29,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     interrupted = call("train", *toy.split(), "--holdout", "0", "--steps", "1", "-o", folder / "8gaussians-gp")
     assert interrupted.code == 0
     done = subprocess.run(
-        ["make", "-C", EXAMPLES, "all", "QUICK=1", f"OUT={folder}", f"PYTHON={sys.executable}"],
+        ["make", "-j2", "-C", EXAMPLES, "all", "QUICK=1", f"OUT={folder}", f"PYTHON={sys.executable}"],
         capture_output=True,
         text=True,
         env={**os.environ, "WGAN_CACHE": str(folder / "cache")},

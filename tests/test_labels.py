@@ -283,7 +283,8 @@ def test_each_class_is_drawn_as_it_was_seen(run: Path, tmp_path: Path, monkeypat
     np.testing.assert_array_equal(in_turn["images"][::2], bright[:6:2])
     np.testing.assert_array_equal(drawn(run, "--index", "3")["images"][0], dark[3])
     assert call("sample", run, "--class", "all", "-o", "grid.png").code == 0
-    assert Image.open("grid.png").size == (8 * 18 + 2, 2 * 18 + 2)  # a row a class
+    with Image.open("grid.png") as picture:
+        assert picture.size == (8 * 18 + 2, 2 * 18 + 2)  # a row a class
 
 
 def test_an_array_with_labels_is_trained_on_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ def test_every_layer_with_a_transpose_gives_autograds_gradient() -> None:
         nn.Linear(6, 1),
     )
     shrinking = nn.Sequential(Shrink(), ConvMeanPool(2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 3 * 3, 1))
-    folding = nn.Sequential(nn.Conv2d(2, 3, 3), nn.LeakyReLU(0.2), DiscriminativeBasis(3, 8), nn.Linear(3, 1))
+    folding = nn.Sequential(nn.Conv2d(2, 3, 3), nn.LeakyReLU(0.2), DiscriminativeBasis(3, (8, 8)), nn.Linear(3, 1))
     for layers, side in ((net, 11), (net, 12), (shrinking, 12), (folding, 10)):
         points = torch.randn(3, 2, side, side, dtype=torch.float64)
         gradients = []

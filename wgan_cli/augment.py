@@ -33,23 +33,29 @@ def color(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def translation(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Shifted along both axes, each by a whole number of pixels, drawn uniformly from 0 to ± an eighth of the side."""
+    """Shifted along both axes, each by a whole number of pixels, drawn uniformly from 0 to ± an eighth of that side."""
     import torch
 
-    side, place = images.shape[-1], _places(images)
-    margin = _rounded(side / 8)
-    padded = torch.nn.functional.pad(images, (margin,) * 4).permute(0, 2, 3, 1)  # a pixel's channels lie together
-    rows, columns = (_starts(images, 2 * margin + 1, rng) + place for _ in range(2))
+    sides = images.shape[2:]
+    down, right = (_rounded(side / 8) for side in sides)
+    padded = torch.nn.functional.pad(images, (right, right, down, down))
+    padded = padded.permute(0, 2, 3, 1)  # a pixel's channels lie together
+    rows, columns = (
+        _starts(images, 2 * margin + 1, rng) + _places(images, side)
+        for side, margin in zip(sides, (down, right), strict=True)
+    )
     index = torch.arange(len(images), device=images.device)[:, None, None]
     return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def cutout(images: Tensor, rng: torch.Generator) -> Tensor:
-    """A square of half the side is 0, its centre drawn uniformly from all of the image, beyond which it is cut off."""
-    side, place = images.shape[-1], _places(images)
-    size = _rounded(side / 2)
-    starts = [_starts(images, side + 1 - size % 2, rng) - size // 2 for _ in range(2)]
-    rows, columns = ((start <= place) & (place < start + size) for start in starts)
+    """A part of half each side is 0, its centre drawn uniformly from all of the image, beyond which it is cut off."""
+    inside = []
+    for side in images.shape[2:]:
+        size, place = _rounded(side / 2), _places(images, side)
+        start = _starts(images, side + 1 - size % 2, rng) - size // 2
+        inside.append((start <= place) & (place < start + size))
+    rows, columns = inside
     return images * ~(rows[:, None, :, None] & columns[:, None, None, :])
 
 
@@ -74,11 +80,11 @@ def _starts(images: Tensor, count: int, rng: torch.Generator) -> Tensor:
     return torch.randint(count, (len(images), 1), generator=rng, device=images.device)
 
 
-def _places(images: Tensor) -> Tensor:
-    """[S], 0 to S - 1."""
+def _places(images: Tensor, side: int) -> Tensor:
+    """[side], 0 to side - 1."""
     import torch
 
-    return torch.arange(images.shape[-1], device=images.device)
+    return torch.arange(side, device=images.device)
 
 
 def _rounded(value: float) -> int:

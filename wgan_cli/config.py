@@ -108,7 +108,7 @@ class TrainConfig:
 
     variant: str = "gp"
     arch: str = "dcgan"
-    size: int = 64  # side of the square images in pixels; 0: the samples are points, not images
+    size: int | tuple[int, int] = 64  # side of square images, or (width, height), in pixels; 0: samples are points
     channels: int = 3  # of an image, or coordinates of a point
     fit: str = "crop"
     flip: bool = False
@@ -146,7 +146,12 @@ class TrainConfig:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample: (C, H, W), or (D,) for points."""
-        return (self.channels, self.size, self.size) if self.size else (self.channels,)
+        return (self.channels, *self.sides) if self.size else (self.channels,)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(height, width) of an image."""
+        return (self.size, self.size) if isinstance(self.size, int) else (self.size[1], self.size[0])
 
     def __post_init__(self) -> None:
         choices = {
@@ -168,8 +173,9 @@ class TrainConfig:
         for name, numbers in RANGES.items():
             value = getattr(self, name)
             unused = (name == "size" and value == 0) or (name in ("lr_critic", "clip", "gp_weight") and value is None)
-            if not unused and not numbers.holds(value):
-                raise UsageError(f"{flag(name)} {value}: must be {numbers}")
+            of_two = name == "size" and isinstance(value, tuple) and len(value) == 2
+            if not unused and not all(map(numbers.holds, value if of_two else [value])):
+                raise UsageError(f"{flag(name)} {in_pixels(value)}: must be {numbers}")
         if self.betas is not None and not (len(self.betas) == 2 and all(map(BETA.holds, self.betas))):
             raise UsageError(f"--betas {self.betas}: must be two, each {BETA}, as in 0.5,0.9")
         if not all(isinstance(name, str) for name in self.classes) or len(set(self.classes)) < len(self.classes):
@@ -180,7 +186,7 @@ class TrainConfig:
                 raise UsageError(f"{told}: choose from {', '.join(OPERATIONS)}, each once, with commas between")
             if not self.size:
                 raise UsageError(f"{told}: is for images, and these samples are points; leave the flag out")
-        if reason := ARCHITECTURES[self.arch].refusal(self.size):
+        if reason := ARCHITECTURES[self.arch].refusal(*self.sides):
             raise UsageError(reason)
         if self.critic_norm != "none" and self.arch == "r3":
             raise UsageError(f"--critic-norm {self.critic_norm}: --arch r3 has no norm in its critic; leave it out")
@@ -200,7 +206,11 @@ class TrainConfig:
         known = {f.name for f in fields(cls)}
         if unknown := set(values) - known:
             raise UsageError(f"unknown settings: {', '.join(sorted(map(str, unknown)))}")
-        tuples = {k: tuple(values[k]) for k in ("betas", "augment", "classes") if values.get(k) is not None}
+        tuples = {
+            k: tuple(values[k])
+            for k in ("size", "betas", "augment", "classes")
+            if values.get(k) is not None and not isinstance(values[k], int)
+        }
         # Of runs from before there were these settings: none were held out, and a dcgan doubled by transposition.
         older = {"holdout": 0.0, "upsample": "transposed" if values.get("arch", "dcgan") == "dcgan" else None}
         return cls(**{**older, **values, **tuples})
@@ -266,7 +276,12 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]
     if new.instance_noise or new.lr_decay != "none" or new.record.schedule:
         fixed.add("steps")  # the measure of what changes over a run
     pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(TrainConfig) if f.name in fixed]
-    return [(name, before, now) for name, before, now in pairs if before != now]
+    return [(name, in_pixels(before), in_pixels(now)) for name, before, now in pairs if before != now]
+
+
+def in_pixels(size: Any) -> Any:
+    """A size as it is given, 64 or 96x64; other values as they are."""
+    return "x".join(map(str, size)) if isinstance(size, tuple) and {*map(type, size)} == {int} else size
 
 
 def flag(name: str) -> str:

@@ -91,7 +91,7 @@ def evaluate(
     directions = f"{metrics.DIRECTIONS} directions"
     if config.size:
         method = f"x1000, {metrics.PATCHES} patches an image of {metrics.PATCH}x{metrics.PATCH}, {directions}"
-        sides = {f"swd_{side}": "lower" for side in metrics.level_sides(config.size)}
+        sides = {f"swd_{side}": "lower" for side in metrics.level_sides(min(config.sides))}
         yield from compare(method, lambda a, b: [*metrics.pyramid_distances(a, b, seed).values()], images, **sides)
     else:
         sliced = partial(metrics.sliced_wasserstein, seed=seed)

@@ -40,7 +40,7 @@ def pyramid_distances(a: Tensor, b: Tensor, seed: int = 0) -> dict[int, float]:
     of 7 x 7 of each image, normalised by each set's own mean and deviation in each channel. Image i of both sets is
     cut at the same places, so that a set's distance to itself is 0.
     """
-    sides = level_sides(a.shape[2])
+    sides = level_sides(min(a.shape[2:]))  # the shorter ones
     distances = {}
     for level, side in enumerate(sides):
         of_a, of_b = (_patches(x, level, len(sides), seed) for x in (a, b))
@@ -62,9 +62,11 @@ def _patches(images: Tensor, level: int, levels: int, seed: int) -> Tensor:
             chunk = _shrink(chunk)
         if level + 1 < levels:
             chunk = chunk - _enlarge(_shrink(chunk), chunk.shape)
-        side = min(PATCH, chunk.shape[2])
+        side = min(PATCH, *chunk.shape[2:])
         windows = chunk.unfold(2, side, 1).unfold(3, side, 1)  # [n, C, places, places, side, side], a view
-        down, right = torch.from_numpy(rng.integers(windows.shape[2], size=(2, len(chunk), PATCHES)))
+        high, wide = windows.shape[2:4]
+        places = high if high == wide else [[[high]], [[wide]]]
+        down, right = torch.from_numpy(rng.integers(places, size=(2, len(chunk), PATCHES)))
         cut.append(windows[torch.arange(len(chunk))[:, None], :, down, right].flatten(0, 1))
     patches = torch.cat(cut)
     deviation, mean = torch.std_mean(patches, dim=(0, 2, 3), correction=0, keepdim=True)

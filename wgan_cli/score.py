@@ -40,7 +40,7 @@ def score_images(
     while batch := list(islice(named, BATCH)):
         good = [(item, result.pixels) for item, _, result in batch if not isinstance(result, BadFile)]
         images = np.array([np.frombuffer(pixels, np.uint8) for _, pixels in good], np.uint8)
-        images = images.reshape(-1, config.size, config.size, config.channels)
+        images = images.reshape(-1, *config.sides, config.channels)
         y = torch.tensor([numbers[item] for item, _ in good]) if numbers else None
         scores = iter(_critic_scores(critic, to_unit(torch.from_numpy(images)), y) if good else ())
         for _, name, result in batch:
@@ -66,14 +66,14 @@ def class_numbers(classes: Sequence[str], items: Sequence[Item], name: str | Non
 
 def _read(config: TrainConfig, items: Sequence[Item]) -> Iterator[tuple[Item, str, Read | BadFile]]:
     """(item, name, what was read) of each image; those of an array are named by their number."""
-    read = partial(read_file, size=config.size, channels=config.channels, fit=config.fit)
+    read = partial(read_file, size=config.sides, channels=config.channels, fit=config.fit)
     for arrays, part in groupby(items, lambda item: is_array(Path(item.path))):
         if not arrays:
             yield from ((item, item.name, result) for item, result in read_images(list(part), read))
             continue
         for item in part:
             try:
-                _, results = read_array(Path(item.path), config.size, config.channels, config.fit)
+                _, results = read_array(Path(item.path), config.sides, config.channels, config.fit)
                 for number, result in enumerate(results):
                     yield item, f"{item.path}/{number}", result
             except WganError as error:

@@ -108,7 +108,7 @@ class Operations(TorchDispatchMode):
 def measure(config: TrainConfig, rounds: int) -> dict[str, Any]:
     state = new_state(config, CPU)
     plain = {"attached": Plain(state, False), "detached": Plain(state, True)}
-    rows = torch.randint(0, 256, (config.batch, config.size, config.size, config.channels), dtype=torch.uint8)
+    rows = torch.randint(0, 256, (config.batch, *config.sides, config.channels), dtype=torch.uint8)
     real = rows.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)  # as a batch comes
     forms: dict[str, Callable[[], Any]] = {
         "attached": lambda: plain["attached"].step(real.contiguous()),

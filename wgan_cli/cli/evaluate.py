@@ -108,4 +108,4 @@ def evaluate(
 def _shape(shape: tuple[int, ...]) -> str:
     """Grey 28x28, colour 32x32; 5x16x16 of other channels."""
     name = {1: "grey", 3: "colour", 4: "transparent"}.get(shape[0]) if len(shape) == 3 else None
-    return f"{name} {shape[1]}x{shape[2]}" if name else "x".join(map(str, shape))
+    return f"{name} {shape[2]}x{shape[1]}" if name else "x".join(map(str, shape))

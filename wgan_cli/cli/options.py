@@ -179,7 +179,7 @@ def default_of(name: str) -> str:
 
 def plain(value: Any) -> str:
     if isinstance(value, (tuple, list)):
-        return ",".join(plain(v) for v in value)
+        return ("x" if value and isinstance(value[0], int) else ",").join(plain(v) for v in value)  # a size, or others
     return f"{value:g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
@@ -188,6 +188,17 @@ def betas(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
         return None if value is None else tuple(float(part) for part in value.split(","))
     except ValueError:
         raise click.BadParameter(f"{value!r} is not two numbers such as 0.5,0.9.") from None
+
+
+def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | tuple[int, int] | None:
+    if value is None:
+        return None
+    if not (match := re.fullmatch(r"(-?\d{1,9})(?:[xX](\d{1,9}))?", value)):
+        raise click.BadParameter(f"{value!r} is not a size such as 64 or 96x64.")
+    across, down = int(match[1]), int(match[2] or match[1])
+    if not (RANGES["size"].holds(across) and RANGES["size"].holds(down)):
+        raise click.BadParameter(f"{value} must be {RANGES['size']}, or two with an x between.")
+    return across if across == down else (across, down)
 
 
 def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

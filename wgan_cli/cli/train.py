@@ -32,7 +32,7 @@ from ..console import Console, in_short, in_words, printable
 from ..files import check_writable, lock
 from ..signals import Stop
 from ..variants import VARIANTS
-from .options import any_path, betas, command, device_option, null_option, option, plain, seconds, setting
+from .options import any_path, betas, command, device_option, null_option, option, plain, seconds, setting, size
 
 DATA, NETWORKS, LOSS, OPTIMIZER, RUN, OUTPUT = "Data", "Networks", "Loss", "Optimizer", "Run", "Output"  # headings
 
@@ -56,7 +56,13 @@ def _variants_text() -> str:
 )
 @setting("variant", type=click.Choice(list(VARIANTS)), help="The system to train.")
 @setting("arch", type=click.Choice(ARCHS), help="Generator and critic.")
-@setting("size", help="Side in pixels.  [default: from the images, at most 64]")
+@setting(
+    "size",
+    type=click.STRING,
+    callback=size,
+    metavar="N",
+    help="Side in pixels, or as 96x64.  [default: from the images, at most 64]",
+)
 @setting("steps", help="Generator updates.")
 @option("--time-limit", metavar="TIME", callback=seconds, help="Save and exit 75 after this time, as in 30m.")
 @option("--dry-run", is_flag=True, help="Show each setting and where it comes from, and exit.")
@@ -216,7 +222,7 @@ def train(
 def _fast_command(data: str, settings: dict[str, Any]) -> str:
     words = ["wgan", "train", "--data", data]
     for name, value in settings.items():
-        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        words += [f"--{name}"] if value is True else [f"--{name}", plain(value)]
     return shlex.join([*words, "--preset", "fast", "-o", "wgan-fast"])
 
 

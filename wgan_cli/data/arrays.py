@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import DataError, UsageError, WganError
-from .decode import DIGEST_BYTES, MOST_BYTES, Pixels, Read, fit_image
+from .decode import DIGEST_BYTES, MOST_BYTES, Pixels, Read, Sides, fit_image
 
 
 def is_array(path: Path) -> bool:
@@ -126,8 +126,8 @@ def _array_records(path: Path, first: int = 0) -> Iterator[NDArray[Any]]:
             yield np.frombuffer(content, dtype).reshape(count, *shape[1:])
 
 
-def read_array(path: Path, size: int, channels: int, fit: str, first: int = 0) -> tuple[int, Iterator[Read]]:
-    """The number of an array's images, and each of them, from `first` on, at [size, size, channels]."""
+def read_array(path: Path, size: Sides, channels: int, fit: str, first: int = 0) -> tuple[int, Iterator[Read]]:
+    """The number of an array's images, and each of them, from `first` on, at [*size, channels]."""
     with open_array(path) as (_, dtype, shape):
         pass
     height, width, own = image_shape(shape)
@@ -159,9 +159,9 @@ def _float_scale(path: Path) -> tuple[float, float]:
     return (255.0, 0.0) if lowest >= 0 else (127.5, 127.5)
 
 
-def _fit_array(image: Pixels, size: int, channels: int, fit: str) -> Pixels:
+def _fit_array(image: Pixels, size: Sides, channels: int, fit: str) -> Pixels:
     own = image.shape[2]
-    if image.shape == (size, size, channels):
+    if image.shape == (*size, channels):
         return image
     if {own, channels} <= {1, 3, 4}:
         return fit_image(Image.fromarray(image[:, :, 0] if own == 1 else image), size, channels, fit)

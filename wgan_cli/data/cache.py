@@ -129,7 +129,7 @@ def prepare(
         return Dataset(points, fingerprint, pixels=fingerprint)
     key = digest([[CACHE_VERSION, source.key, config.size, config.channels, config.fit]])
     rows, note = cache_folder() / f"{key}.rows", cache_folder() / f"{key}.json"
-    shape = (config.size, config.size, config.channels)
+    shape = (*config.sides, config.channels)
     facts = _note(note)
     if not (
         facts

@@ -29,6 +29,7 @@ GRID_MARK = "wgan grid"  # as the software that wrote a PNG; a single sample has
 MOST_BYTES = 256 << 20  # of one image file in a zip
 
 Pixels: TypeAlias = "NDArray[np.uint8]"  # [H, W, C]
+Sides: TypeAlias = tuple[int, int]  # (height, width)
 
 
 class Item(NamedTuple):
@@ -52,7 +53,7 @@ class Read(NamedTuple):
     """An image as one process hands it to another."""
 
     content: bytes  # `content_digest` of its file
-    pixels: bytes  # [size, size, channels]
+    pixels: bytes  # [*size, channels]
 
 
 class Look(NamedTuple):
@@ -88,8 +89,8 @@ def _check_no_grid(image: Image.Image) -> None:
         raise ValueError(GRID)
 
 
-def read_file(item: Item, size: int, channels: int, fit: str, grids: bool = True) -> Read:
-    """Decode one image and bring it to [size, size, channels]. Raises whatever its decoder does.
+def read_file(item: Item, size: Sides, channels: int, fit: str, grids: bool = True) -> Read:
+    """Decode one image and bring it to [*size, channels]. Raises whatever its decoder does.
 
     grids: whether a grid of samples passes for an image.
     """
@@ -107,13 +108,6 @@ def read_file(item: Item, size: int, channels: int, fit: str, grids: bool = True
         while block := file.read(READ_AT_ONCE):
             digest.update(block)
     return Read(digest.digest()[:DIGEST_BYTES], pixels)
-
-
-def read_image(item: Item, size: int, channels: int, fit: str) -> Pixels:
-    """The pixels alone."""
-    import numpy as np
-
-    return np.frombuffer(read_file(item, size, channels, fit).pixels, np.uint8).reshape(size, size, channels)
 
 
 @contextmanager
@@ -146,38 +140,39 @@ def open_zip(path: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> Pixels:
+def fit_image(image: Image.Image, size: Sides, channels: int, fit: str) -> Pixels:
     """`_fitted` as an array."""
     import numpy as np
 
-    return np.frombuffer(_fitted(image, size, channels, fit).tobytes(), np.uint8).reshape(size, size, channels)
+    return np.frombuffer(_fitted(image, size, channels, fit).tobytes(), np.uint8).reshape(*size, channels)
 
 
-def _fitted(image: Image.Image, size: int, channels: int, fit: str) -> Image.Image:
-    """Bring an image to [size, size, channels] as in training.
+def _fitted(image: Image.Image, size: Sides, channels: int, fit: str) -> Image.Image:
+    """Bring an image to [*size, channels] as in training.
 
     Turned as its EXIF says. Transparency is kept with 4 channels, else shown on white. Grey of 16 bits is scaled
-    to 8, floats are taken from 0 to 1. fit: `crop` the middle square, `pad` with black (transparent with
+    to 8, floats are taken from 0 to 1. fit: `crop` the middle of that shape, `pad` with black (transparent with
     4 channels), or `stretch`; resampled with Lanczos.
     """
+    high, wide = size
     # A JPEG is decoded at 1/2, 1/4 or 1/8 scale where that leaves twice the size; others take no draft.
-    image.draft("L" if channels == 1 and image.mode == "RGB" else "", (2 * size, 2 * size))
+    image.draft("L" if channels == 1 and image.mode == "RGB" else "", (2 * wide, 2 * high))
     ImageOps.exif_transpose(image, in_place=True)
     image = _to_mode(image, {1: "L", 3: "RGB", 4: "RGBA"}[channels])
     width, height = image.size
-    target, box = (size, size), (0.0, 0.0, float(width), float(height))
-    if fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2  # whole pixels: half a pixel's shift would blur
-        box = (left, top, left + side, top + side)
+    target, box = (wide, high), (0.0, 0.0, float(width), float(height))
+    if fit == "crop":  # whole pixels: half a pixel's shift would blur
+        across, down = min(width, round(height * wide / high)), min(height, round(width * high / wide))
+        left, top = (width - across) // 2, (height - down) // 2
+        box = (left, top, left + max(1, across), top + max(1, down))
     elif fit == "pad":
-        scale = size / max(width, height)
+        scale = min(wide / width, high / height)
         target = (max(1, round(width * scale)), max(1, round(height * scale)))
     if target != image.size:
         image = image.resize(target, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
-    if target != (size, size):
-        canvas = Image.new(image.mode, (size, size))
-        canvas.paste(image, ((size - target[0]) // 2, (size - target[1]) // 2))
+    if target != (wide, high):
+        canvas = Image.new(image.mode, (wide, high))
+        canvas.paste(image, ((wide - target[0]) // 2, (high - target[1]) // 2))
         image = canvas
     return image
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -40,8 +41,8 @@ def decode(
     Images come from the last flush on that another process, however it ended, has left in `rows`.part. Raises
     StoppedError where `should_stop` says so, which is asked after each image.
     """
-    size, channels, fit = config.size, config.channels, config.fit
-    row = size * size * channels
+    size, channels, fit = config.sides, config.channels, config.fit
+    row = math.prod(size) * channels
     with _open_part(rows.with_suffix(".part")) as (file, path):
         work = _take_up(file, path, row)
         results: Iterator[Read | BadFile]

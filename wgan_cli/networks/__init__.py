@@ -1,7 +1,7 @@
 """Generators and critics. An architecture is a module here, of these names:
 
 DEFAULTS             settings that differ from the variant's paper
-refusal(size)        why it cannot make samples of this side (0: points), None if it can
+refusal(h, w)        why it cannot make samples of this size (0, 0: points), None if it can
 generator(config)    latents [B, L] -> samples [B, *shape], images in [-1, 1] (r3: about)
 critic(config)       samples -> scores [B], read as logits by the systems with a discriminator; its last layer is linear
 

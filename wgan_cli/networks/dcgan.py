@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from . import padding
-from .padding import GRID, margin, margins, padded_size
+from .padding import grid, halvings, margin, margins
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,12 +19,12 @@ DEFAULTS = {"width": 64}
 MAX_FACTOR = 8  # feature maps are doubled with each halving of the side, up to this factor of the width
 
 
-def refusal(size: int) -> str | None:
-    return padding.refusal(size, "dcgan")
+def refusal(height: int, width: int) -> str | None:
+    return padding.refusal((height, width), "dcgan")
 
 
 def generator(config: TrainConfig) -> Network:
-    """[B, L] -> [B, C, size, size] in [-1, 1]: linear to a 4x4 grid, then doublings, by transposed convolution or
+    """[B, L] -> [B, C, H, W] in [-1, 1]: linear to a 4x4 grid, then doublings, by transposed convolution or
     (--upsample nearest) by nearest-neighbour upsampling and a 3x3 convolution, which weigh all pixels alike."""
     from torch import nn
 
@@ -33,41 +33,39 @@ def generator(config: TrainConfig) -> Network:
     from .resampling import UpsampleConv
 
     double = UpsampleConv if config.upsample == "nearest" else Doubling
-    maps = _feature_maps(config.width, config.size)[::-1]
-    project = nn.Linear(config.latent, maps[0] * GRID**2, bias=False)
+    maps, (height, width) = _feature_maps(config)[::-1], grid(config.sides)
+    project = nn.Linear(config.latent, maps[0] * height * width, bias=False)
     layers: list[nn.Module] = [nn.BatchNorm2d(maps[0]), nn.ReLU(inplace=True)]
     for maps_in, maps_out in pairwise(maps):
         layers += [double(maps_in, maps_out, bias=False), nn.BatchNorm2d(maps_out), nn.ReLU(inplace=True)]
     layers += [double(maps[-1], config.channels), nn.Tanh()]
-    grid = nn.Unflatten(1, (maps[0], GRID, GRID))
-    network = Network(project=project, grid=grid, net=nn.Sequential(*layers), crop=margin(config.size, -1))
+    first = nn.Unflatten(1, (maps[0], height, width))
+    network = Network(project=project, grid=first, net=nn.Sequential(*layers), crop=margin(config.sides, -1))
     return network.apply(_initialise)
 
 
 def critic(config: TrainConfig) -> Critic:
-    """[B, C, size, size] -> [B]: halvings by strided convolution to a 4x4 grid, then linear."""
+    """[B, C, H, W] -> [B]: halvings by strided convolution to a 4x4 grid, then linear."""
     from torch import nn
 
     from .halving import Halving
     from .network import Critic, PiecewiseLinear
 
-    maps, norm = _feature_maps(config.width, config.size), config.critic_norm
-    layers = [*margins(config.size), Halving(config.channels, maps[0]), nn.LeakyReLU(0.2, inplace=True)]
+    maps, norm = _feature_maps(config), config.critic_norm
+    layers = [*margins(config.sides), Halving(config.channels, maps[0]), nn.LeakyReLU(0.2, inplace=True)]
     for maps_in, maps_out in pairwise(maps):
         layers += [Halving(maps_in, maps_out, bias=norm == "none")]
         if norm != "none":  # layer norm over all of a sample's features, scaled by feature map
             layers += [nn.BatchNorm2d(maps_out) if norm == "batch" else nn.GroupNorm(1, maps_out)]
         layers += [nn.LeakyReLU(0.2, inplace=True)]
-    layers += [nn.Flatten(), nn.Linear(maps[-1] * GRID**2, 1)]
+    layers += [nn.Flatten(), nn.Linear(maps[-1] * math.prod(grid(config.sides)), 1)]
     network = (PiecewiseLinear if norm == "none" else Critic)(nn.Sequential(*layers))
     return network.apply(_initialise)
 
 
-def _feature_maps(width: int, size: int) -> list[int]:
+def _feature_maps(config: TrainConfig) -> list[int]:
     """Feature maps at each side from half the padded size down to 4, for a critic; 64: w, 2w, 4w, 8w."""
-    padded = padded_size(size)
-    assert padded is not None  # checked in TrainConfig
-    return [width * min(2**k, MAX_FACTOR) for k in range(int(math.log2(padded // GRID)))]
+    return [config.width * min(2**k, MAX_FACTOR) for k in range(halvings(config.sides))]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -17,7 +17,7 @@ DEFAULTS = {"width": 512, "critic_norm": "none"}
 HIDDEN_LAYERS = 3
 
 
-def refusal(size: int) -> None:
+def refusal(height: int, width: int) -> None:
     """Takes images of any size, and points."""
 
 

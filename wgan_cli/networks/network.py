@@ -85,24 +85,24 @@ class SumPool(nn.Module):
 
 
 class GenerativeBasis(nn.Module):
-    """[B, C] -> [B, C, s, s]: each number times a learned image, as R3GAN's generators begin; weight [C, s, s]."""
+    """[B, C] -> [B, C, h, w]: each number times a learned image, as R3GAN's generators begin; weight [C, h, w]."""
 
-    def __init__(self, maps: int, side: int) -> None:
+    def __init__(self, maps: int, size: tuple[int, int]) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(maps, side, side))
+        self.weight = nn.Parameter(torch.empty(maps, *size))
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, None, None] * self.weight
 
 
 class DiscriminativeBasis(nn.Conv2d):
-    """[B, C, s, s] -> [B, C]: the products with a learned image, as R3GAN's critics end; weight [C, 1, s, s].
+    """[B, C, h, w] -> [B, C]: the products with a learned image, as R3GAN's critics end; weight [C, 1, h, w].
 
     A depthwise convolution, written as the weighted sum that one is at its only place.
     """
 
-    def __init__(self, maps: int, side: int) -> None:
-        super().__init__(maps, maps, side, groups=maps, bias=False)
+    def __init__(self, maps: int, size: tuple[int, int]) -> None:
+        super().__init__(maps, maps, size, groups=maps, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * self.weight[:, 0]).sum(dim=(2, 3))

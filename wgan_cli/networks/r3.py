@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from . import padding
-from .padding import GRID, margin, margins, padded_size
+from .padding import grid, halvings, margin, margins
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,12 +34,12 @@ EXPANSION = 2  # of the maps, within a block
 GROUP = 16  # maps in a group of the 3x3 convolution, fewer where that does not divide their number
 
 
-def refusal(size: int) -> str | None:
-    return padding.refusal(size, "r3")
+def refusal(height: int, width: int) -> str | None:
+    return padding.refusal((height, width), "r3")
 
 
 def generator(config: TrainConfig) -> Network:
-    """[B, L] -> [B, C, size, size]."""
+    """[B, L] -> [B, C, H, W]."""
     from torch import nn
 
     from .network import GenerativeBasis, Network
@@ -50,26 +50,26 @@ def generator(config: TrainConfig) -> Network:
         layers += [*_widths(before, after), nn.Upsample(scale_factor=2, mode="bilinear"), *_blocks(after)]
     network = Network(
         project=nn.Linear(config.latent, maps[0], bias=False),
-        basis=GenerativeBasis(maps[0], GRID),
+        basis=GenerativeBasis(maps[0], grid(config.sides)),
         net=nn.Sequential(*layers, nn.Conv2d(maps[-1], config.channels, 1, bias=False)),
-        crop=margin(config.size, -1),
+        crop=margin(config.sides, -1),
     )
     _initialise(network)
     return network
 
 
 def critic(config: TrainConfig) -> Critic:
-    """[B, C, size, size] -> [B]."""
+    """[B, C, H, W] -> [B]."""
     from torch import nn
 
     from .network import DiscriminativeBasis, PiecewiseLinear
     from .resampling import Shrink
 
     maps = _maps(config)
-    layers = [*margins(config.size), nn.Conv2d(config.channels, maps[0], 1, bias=False), *_blocks(maps[0])]
+    layers = [*margins(config.sides), nn.Conv2d(config.channels, maps[0], 1, bias=False), *_blocks(maps[0])]
     for before, after in pairwise(maps):
         layers += [Shrink(), *_widths(before, after), *_blocks(after)]
-    layers += [DiscriminativeBasis(maps[-1], GRID), nn.Linear(maps[-1], 1, bias=False)]
+    layers += [DiscriminativeBasis(maps[-1], grid(config.sides)), nn.Linear(maps[-1], 1, bias=False)]
     network = PiecewiseLinear(nn.Sequential(*layers))
     _initialise(network, last=1.0 if config.record.constraint == "spectral" else 0.0)
     return network
@@ -77,9 +77,7 @@ def critic(config: TrainConfig) -> Critic:
 
 def _maps(config: TrainConfig) -> list[int]:
     """Of each stage, from the padded size down to 4x4; 32: w, 2w, 4w, 4w."""
-    padded = padded_size(config.size)
-    assert padded is not None  # checked in TrainConfig
-    return [config.width * min(2**k, MAX_FACTOR) for k in range(int(math.log2(padded // GRID)) + 1)]
+    return [config.width * min(2**k, MAX_FACTOR) for k in range(halvings(config.sides) + 1)]
 
 
 def _widths(maps_in: int, maps_out: int) -> list[nn.Module]:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from . import padding
-from .padding import GRID, margin, margins, padded_size
+from .padding import GRID, inside, margin, margins
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,40 +23,42 @@ DEFAULTS = {"width": 64}
 SIDES = (32, 64)
 
 
-def refusal(size: int) -> str | None:
-    return padding.refusal(size, "resnet", SIDES)
+def refusal(height: int, width: int) -> str | None:
+    if height != width:
+        return f"--size {width}x{height}: --arch resnet makes squares; use --arch dcgan or r3"
+    return padding.refusal((height, width), "resnet", SIDES)
 
 
 def generator(config: TrainConfig) -> Network:
-    """[B, L] -> [B, C, size, size] in [-1, 1]: linear to a 4x4 grid, then a residual block for each doubling."""
+    """[B, L] -> [B, C, H, W] in [-1, 1]: linear to a 4x4 grid, then a residual block for each doubling."""
     from torch import nn
 
     from .network import Network
 
     w = config.width
-    maps = [2 * w] * 4 if padded_size(config.size) == 32 else [8 * w, 8 * w, 4 * w, 2 * w, w]
+    maps = [2 * w] * 4 if inside(config.sides) == (32, 32) else [8 * w, 8 * w, 4 * w, 2 * w, w]
     layers: list[nn.Module] = [_up(*pair) for pair in pairwise(maps)]
     layers += [nn.BatchNorm2d(maps[-1]), nn.ReLU(inplace=True), nn.Conv2d(maps[-1], config.channels, 3, padding=1)]
     network = Network(
         project=nn.Linear(config.latent, maps[0] * GRID**2),
         grid=nn.Unflatten(1, (maps[0], GRID, GRID)),
         net=nn.Sequential(*layers, nn.Tanh()),
-        crop=margin(config.size, -1),
+        crop=margin(config.sides, -1),
     )
     _initialise(network)
     return network
 
 
 def critic(config: TrainConfig) -> Critic:
-    """[B, C, size, size] -> [B]: residual blocks, then linear on the mean over 8x8 pixels (32) or on 4x4 (64)."""
+    """[B, C, H, W] -> [B]: residual blocks, then linear on the mean over 8x8 pixels (32) or on 4x4 (64)."""
     from torch import nn
 
     from .network import Critic, PiecewiseLinear, Residual
     from .resampling import ConvMeanPool
 
     w, norm = config.width, config.critic_norm
-    layers = margins(config.size)
-    if padded_size(config.size) == 32:
+    layers = margins(config.sides)
+    if inside(config.sides) == (32, 32):
         w = 2 * w
         branch = [nn.Conv2d(config.channels, w, 3, padding=1), nn.ReLU(inplace=True), ConvMeanPool(w, w)]
         skip = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(config.channels, w, 1))
