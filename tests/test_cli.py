@@ -378,7 +378,7 @@ def png(value: int = 0) -> bytes:
         ("--data {images} --betas a,b", 2, ["--betas", "a,b"]),
         ("--data {images} --betas 0.5,1", 2, ["--betas"]),
         ("--data {images} --betas ''", 2, ["--betas"]),
-        ("--data {images} --size 0 --arch mlp", 2, ["--size", "0 is not in the range 1<=x"]),
+        ("--data {images} --size 0 --arch mlp", 2, ["--size", "0 must be a whole number from 1 to 256"]),
         ("--data {images} --ema 1", 2, ["--ema", "1.0", "x<1"]),
         ("--data {images} --variant gp --critic-norm batch", 2, ["--critic-norm batch", "none or layer"]),
         ("--data {images} --variant gp --clip 0.1", 2, ["--clip 0.1", "gp"]),
