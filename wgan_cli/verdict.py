@@ -39,7 +39,7 @@ from typing import Any
 from .losses import ESTIMATES, WASSERSTEIN
 
 ADVICE = {
-    "improving": "go on, with a larger --steps",
+    "improving": "go on, with a larger --steps; start anew where the rates follow --steps",
     "converged": "sample; more steps change little",
     "too-early": "go on",
     "critic-overfits": "use more data, or stop here",
