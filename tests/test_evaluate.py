@@ -414,9 +414,9 @@ def test_data_of_another_shape_are_told(checkpoint: Path, images: Path, tmp_path
         Image.fromarray(image).save(grey / f"{number:02}.png")
     for data, more in ((tmp_path / "grey.npy", ()), (grey, ("--skip-bad",))):
         done = call("evaluate", checkpoint, "--data", data, *more)
-        assert done.code == 0 and f"--data {data}: grey 28x20 made colour 16x16" in done.err
+        assert done.code == 0 and f"--data {data}: grey 20x28 made colour 16x16" in done.err
     done = call("evaluate", checkpoint, "--data", images, "--train", tmp_path / "grey.npy")
-    assert f"--train {tmp_path / 'grey.npy'}: grey 28x20 made colour 16x16" in done.err
+    assert f"--train {tmp_path / 'grey.npy'}: grey 20x28 made colour 16x16" in done.err
     assert " made " not in call("evaluate", checkpoint, "--data", images).err
 
 

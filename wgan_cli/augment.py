@@ -1,6 +1,6 @@
 """Differentiable augmentation (Zhao et al. 2020): changes of images that a critic sees real and made ones under alike.
 
-Images [B, C, S, S] in [-1, 1]. Every operation draws anew for each image, from `rng`, and lets the gradient through to
+Images [B, C, H, W] in [-1, 1]. Every operation draws anew for each image, from `rng`, and lets the gradient through to
 the images. What is moved in from outside, and what is cut out, is 0: the middle grey. Nothing is clamped.
 """
 
