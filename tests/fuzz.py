@@ -112,10 +112,17 @@ def arrays() -> list[bytes]:
 def checkpoints() -> list[bytes]:
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for given in ({}, {"variant": "clip", "arch": "mlp"}, {"ema": 0.9, "optimizer": "sgd"}):
+        classes = {"labels": "folders", "classes": ("a", "b")}
+        for given in (
+            {},
+            {"variant": "clip", "arch": "mlp"},
+            {"ema": 0.9, "optimizer": "sgd"},
+            {"variant": "r3", "arch": "r3", **classes},
+        ):
             state = new_run(latent=2, **given)
+            batch = Batch(torch.zeros(8, 3, 16, 16), torch.arange(8) % 2 if "classes" in given else None)
             for _ in range(state.config.n_critic):
-                critic_step(state, batch := Batch(torch.zeros(8, 3, 16, 16)))
+                critic_step(state, batch)
             state.batches += state.config.n_critic
             generator_step(state, batch)
             found.append(save(state, Path(folder, "a.pt")).read_bytes())
@@ -123,6 +130,9 @@ def checkpoints() -> list[bytes]:
 
 
 IMAGES, ARRAYS, CHECKPOINTS = image_files(), arrays(), checkpoints()
+_labels = io.BytesIO()
+np.save(_labels, np.arange(3))
+LABELS = _labels.getvalue()
 IDX = [bytes([0, 0, 8, 3]) + struct.pack(">3I", 4, 8, 8) + bytes(256)]
 IDX += [gzip.compress(IDX[0], mtime=0)]
 
@@ -216,6 +226,22 @@ def replanted(draw: st.DrawFn) -> bytes:
 
 
 @st.composite
+def labels_case(draw: st.DrawFn) -> Case:
+    """Images whose classes stand in a mutated dataset.json or array."""
+    png, name = IMAGES[".png"][1], draw(st.sampled_from(["in.zip", "in.npz"]))
+    text = b'{"labels": [["a.png", 0], ["d/b.png", "x"]]}'
+    whole = zipped({"a.png": png, "d/b.png": png, "dataset.json": text})
+    if name == "in.npz":
+        whole = zipped({"images.npy": ARRAYS[0], "labels.npy": LABELS})
+    if name == "in.zip" and draw(st.booleans()):
+        whole = zipped({"a.png": png, "d/b.png": png, "dataset.json": draw(mutated([text]))})
+    else:
+        whole = draw(mutated_zip([whole]))
+    how = draw(st.sampled_from(["file", "file", "folders"]))
+    return Case({name: whole}, ("train", "--data", name, "--labels", how, "--size", "16", "--channels", "1", *TRAIN))
+
+
+@st.composite
 def data_case(draw: st.DrawFn, name: str, content: st.SearchStrategy[bytes]) -> Case:
     words = [("train", "--data", name, *TRAIN), ("train", "--data", name, *TRAIN, "--skip-bad", "--size", "16")]
     scored = [] if "npz" in name or "npy" in name or "idx" in name else [("critic-score", "ckpt.pt", name, "in.png")]
@@ -240,6 +266,7 @@ def checkpoint_case(draw: st.DrawFn) -> Case:
         "sample bad.pt",
         "sample bad.pt -n 2 -o x.npz",
         "sample bad.pt -n 1 -o -",
+        "sample bad.pt --class all -n 2",
     ]
     words = draw(st.sampled_from([*read, "critic-score bad.pt in.png", resumed]))
     return Case({"run/ckpt.pt" if words == resumed else "bad.pt": content}, tuple(words.split()))
@@ -283,6 +310,7 @@ KINDS: dict[str, st.SearchStrategy[Case]] = {
     ),
     "npy": data_case("in.npy", mutated(ARRAYS)),
     "npz": data_case("in.npz", mutated_zip([zipped({"images.npy": a, "y.npy": ARRAYS[0]}) for a in ARRAYS[3:]])),
+    "labels": labels_case(),
     "idx": data_case("in-idx3-ubyte", mutated(IDX)),
     "checkpoint": checkpoint_case(),
     "flags": flags_case(),

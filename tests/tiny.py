@@ -82,5 +82,7 @@ def new_run(size: int = 16, channels: int = 3, **given: Any) -> State:
 
 
 def save(state: State, path: Path) -> Path:
-    save_state(path, state, Dataset(np.zeros((8, *state.config.shape), np.uint8), "0" * 16))
+    classes = len(state.config.classes)
+    labels = np.arange(8) % classes if classes else None
+    save_state(path, state, Dataset(np.zeros((8, *state.config.shape), np.uint8), "0" * 16, labels=labels))
     return path
