@@ -14,7 +14,7 @@ DEMO := demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint verdicts stress fuzz test-processors test-kernels mutate-kernels test-cuda-build test-gpu bench recipe clean
+.PHONY: help demo test lint verdicts stress fuzz test-processors test-kernels mutate-kernels test-cuda-build test-gpu bench recipe systems clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ bench: $(INSTALLED) ## steps, whole runs, loading, commands, ops; WGAN_TORCHVISI
 
 recipe: $(INSTALLED) ## how soon each preset reaches good digits, and `fast` with one setting changed (an hour and a half)
 	$(BIN)/python tests/bench/recipe.py
+
+systems: $(INSTALLED) ## each variant with each architecture for a minute, three seeds: what trains (three hours)
+	$(BIN)/python tests/bench/systems.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(CUDA_VENV) $(DEMO) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
