@@ -73,7 +73,7 @@ def _variants_text() -> str:
     type=click.Choice(["1", "3", "4"]),
     help="Channels.  [default: what the pixels of most images need]",
 )
-@setting("fit", DATA, type=click.Choice(FITS), help="How an image becomes square.")
+@setting("fit", DATA, type=click.Choice(FITS), help="How an image gets the shape of --size.")
 @setting("flip", DATA, is_flag=True, help="Mirror half of the images.  [default: no]")
 @setting(
     "labels",

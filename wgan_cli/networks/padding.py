@@ -39,8 +39,8 @@ def refusal(size: Sides, arch: str, sides: tuple[int, ...] = SIDES) -> str | Non
     taken = f"multiples of {STEP} up to {SIDES[-1]}" if sides == SIDES else " and ".join(map(str, sides))
     given = f"{wrong}" if size[0] == size[1] else f"{size[1]}x{size[0]}"
     return (
-        f"--size {given}: --arch {arch} takes {taken} and sizes up to an eighth under a power of two of these, such as "
-        f"28; use {near}{'' if size[0] == size[1] else f' for {wrong}'}, or --arch mlp"
+        f"--size {given}: --arch {arch} takes {taken}, and sides up to an eighth under a power of two of these, as 28 "
+        f"is under 32; use {near}{'' if size[0] == size[1] else f' for {wrong}'}, or --arch mlp"
     )
 
 
