@@ -49,7 +49,7 @@ def test_every_size_is_generated_and_scored(arch: str, size: int) -> None:
     ("size", "near"), [(1, "28"), (16, "28"), (27, "28"), (33, "32 or 56"), (55, "32 or 56"), (65, "64"), (256, "64")]
 )
 def test_resnet_names_a_size_that_it_takes(size: int, near: str) -> None:
-    with pytest.raises(UsageError, match=f"--size {size}: --arch resnet takes 32 and 64 .*; use {near}, or"):
+    with pytest.raises(UsageError, match=f"--size {size}: --arch resnet takes 32 and 64, .*; use {near}, or"):
         small("resnet", size=size)
 
 
