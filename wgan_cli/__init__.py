@@ -70,7 +70,10 @@ def reason(error: Exception, line: int = 0) -> str:
 
 
 class Networks(NamedTuple):
-    """A trained generator and critic, in evaluation mode and without gradients, and the settings of their run."""
+    """A trained generator and critic, in evaluation mode and without gradients, and the settings of their run.
+
+    Where the run knows classes, config.classes, both take their numbers [N] as a second argument.
+    """
 
     generator: nn.Module  # normal latents [N, config.latent] -> samples [N, *config.shape], images in [-1, 1]
     critic: nn.Module  # samples [N, *config.shape] -> scores [N]: the higher, the more real
