@@ -281,7 +281,7 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]
 
 def in_pixels(size: Any) -> Any:
     """A size as it is given, 64 or 96x64; other values as they are."""
-    return "x".join(map(str, size)) if isinstance(size, tuple) and {*map(type, size)} == {int} else size
+    return "x".join(map(str, size)) if isinstance(size, (tuple, list)) and {*map(type, size)} == {int} else size
 
 
 def flag(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, islice, repeat
 from pathlib import Path
@@ -25,17 +25,15 @@ BATCH = 64
 
 
 def score_images(
-    critic: nn.Module, config: TrainConfig, items: Sequence[Item], class_name: str | None = None
+    critic: nn.Module, config: TrainConfig, items: Sequence[Item], numbers: Mapping[Item, int] | None = None
 ) -> Iterator[tuple[str, np.float32 | BadFile]]:
     """(name, score) of each item in order, images prepared as in training; BadFile for one that cannot be read.
 
-    class_name: of all images; by default the name of the folder that each is in, where the critic knows classes.
-    Decoding goes on in processes while the critic runs. Raises UsageError for a critic of points, or an image without
-    a class.
+    numbers: of their classes, as `class_numbers` gives them. Decoding goes on in processes while the critic runs.
+    Raises UsageError for a critic of points.
     """
     if not config.size:
         raise UsageError("this checkpoint was trained on a toy set of points, so its critic cannot score images")
-    numbers = class_numbers(config.classes, items, class_name)
     named = _read(config, items)
     while batch := list(islice(named, BATCH)):
         good = [(item, result.pixels) for item, _, result in batch if not isinstance(result, BadFile)]
@@ -48,7 +46,10 @@ def score_images(
 
 
 def class_numbers(classes: Sequence[str], items: Sequence[Item], name: str | None) -> dict[Item, int]:
-    """The class of each: `name`, else the folder that it is in. Empty where there are no classes."""
+    """The class of each: `name`, else the folder that it is in. Empty where there are no classes.
+
+    Raises UsageError for an item that is in no folder of a class.
+    """
     if name is not None:
         return dict.fromkeys(items, class_number(classes, name))
     known, found = {name: number for number, name in enumerate(classes)}, {}

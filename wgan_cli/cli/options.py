@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from .. import UsageError
-from ..config import RANGES, Range, TrainConfig, flag
+from ..config import RANGES, Range, TrainConfig, flag, in_pixels
 from ..console import Console
 from ..files import newest_checkpoint
 from ..networks import ARCHITECTURES
@@ -178,8 +178,9 @@ def default_of(name: str) -> str:
 
 
 def plain(value: Any) -> str:
+    value = in_pixels(value)
     if isinstance(value, (tuple, list)):
-        return ("x" if value and isinstance(value[0], int) else ",").join(plain(v) for v in value)  # a size, or others
+        return ",".join(plain(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 

@@ -69,8 +69,9 @@ def critic_score(
     critic, config, _ = network(checkpoint, "critic", device)
     listed = [path for name in paths for path in (read_paths(sys.stdin.buffer, null) if name == "-" else [name])]
     items = find_images(listed)
+    numbers = class_numbers(config.classes, items, class_name)
     stdout, scores, bad = sys.stdout.buffer, [], 0
-    for name, result in score_images(critic, config, items, class_name):
+    for name, result in score_images(critic, config, items, numbers):
         if isinstance(result, BadFile):
             bad += 1
             console.error(f"{name}: {result.reason}")
@@ -82,9 +83,8 @@ def critic_score(
             console.progress("scoring", done, max(len(items), done))  # an array holds many images
     if summary and scores:
         generator, *_ = network(checkpoint, "generator", device)
-        numbers = [*class_numbers(config.classes, items, class_name).values()]
         mean = sum(scores) / len(scores)
-        on_samples = mean_on_samples(critic, generator, config, len(scores), seed, numbers)
+        on_samples = mean_on_samples(critic, generator, config, len(scores), seed, [*numbers.values()])
         figures = {
             "images": len(scores),
             "mean_real": mean,
