@@ -7,7 +7,10 @@ the images. What is moved in from outside, and what is cut out, is 0: the middle
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
+
+from .distributed import drawn
 
 if TYPE_CHECKING:
     import torch
@@ -70,14 +73,14 @@ def _uniform(images: Tensor, rng: torch.Generator) -> Tensor:
     """[B, 1, 1, 1], in [0, 1)."""
     import torch
 
-    return torch.rand(len(images), 1, 1, 1, generator=rng, device=images.device)
+    return drawn(partial(torch.rand, generator=rng, device=images.device), len(images), 1, 1, 1)
 
 
 def _starts(images: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """[B, 1], whole, from 0 to count - 1."""
     import torch
 
-    return torch.randint(count, (len(images), 1), generator=rng, device=images.device)
+    return drawn(partial(torch.randint, count, generator=rng, device=images.device), len(images), 1)
 
 
 def _places(images: Tensor, side: int) -> Tensor:

@@ -80,17 +80,22 @@ def versions() -> dict[str, str]:
     }
 
 
-def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
+def load(path: str | Path, read: bytes | None = None) -> tuple[dict[str, Any], TrainConfig]:
     """A checkpoint's content, on the CPU, and its settings. Nothing in the file is ever executed.
+
+    read: the file's content, where another process has read it.
 
     Raises DataError for anything but a checkpoint that this version can read.
     """
     name = str(path)
-    if not zipfile.is_zipfile(path):
+    file = path if read is None else BytesIO(read)
+    if not zipfile.is_zipfile(file):
         raise DataError(f"{name}: not a checkpoint of wgan, or one that was cut short; train writes them as ckpt.pt")
     try:
-        _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(file)
+        if isinstance(file, BytesIO):
+            file.seek(0)
+        content = torch.load(file, map_location="cpu", weights_only=True)
         _check_plain(content)
     except UnpicklingError:
         raise DataError(
@@ -128,12 +133,12 @@ def load(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
     return content, config
 
 
-def _check_archive(path: str | Path) -> None:
+def _check_archive(file: str | Path | BytesIO) -> None:
     """ValueError if the file is not whole, or would unpack to more than it is: torch looks at neither.
 
     UnpicklingError for a pickle that names more than tensors, with which even `weights_only` fills the memory.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         pickles = [entry for entry in entries if entry.filename.lower().endswith("data.pkl")]
         if len(pickles) != 1 or len({entry.filename.lower() for entry in entries}) < len(entries):

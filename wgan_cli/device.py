@@ -11,11 +11,18 @@ import torch
 from . import UsageError
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one. UsageError for a GPU that is not there."""
+def pick_device(name: str, number: int | None = None) -> torch.device:
+    """`auto` is the GPU where there is one, of several that of this number. UsageError for one that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device cuda: torch {torch.__version__} finds no GPU; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if number is None:
+        return torch.device("cuda")
+    if number >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: process {number} of this machine has no GPU of {torch.cuda.device_count()}")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def native_precision(device: torch.device) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from . import ops
+from .distributed import deviation, drawn
 from .networks.network import PiecewiseLinear
 from .variants import Penalty
 
@@ -41,10 +44,11 @@ def draw_points(place: str, real: Tensor, fake: Tensor, rng: torch.Generator) ->
         return real
     if place == "fake":
         return fake
+    uniform = partial(torch.rand, generator=rng, device=real.device)
     if place == "around":
-        noise = torch.rand(real.shape, generator=rng, device=real.device)
-        return around(real, noise, torch.rand(len(real), generator=rng, device=real.device))
-    return between(real, fake, torch.rand(len(real), generator=rng, device=real.device))
+        noise = drawn(uniform, *real.shape)
+        return around(real, noise, drawn(uniform, len(real)))
+    return between(real, fake, drawn(uniform, len(real)))
 
 
 def between(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
@@ -55,7 +59,7 @@ def between(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
 def around(real: Tensor, noise: Tensor, mix: Tensor) -> Tensor:
     """real + mix · ½ · deviation · noise (Kodali et al. 2017, authors' code): noise in [0, 1) of the samples' shape,
     deviation of the whole batch."""
-    return real + _by_sample(mix, real) * (0.5 * real.std(correction=0)) * noise
+    return real + _by_sample(mix, real) * (0.5 * deviation(real)) * noise
 
 
 def _by_sample(values: Tensor, like: Tensor) -> Tensor:

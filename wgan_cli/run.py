@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,13 +55,50 @@ def _is_run(out: Path) -> bool:
         return False
 
 
-class Run:
+class Follower:
+    """The run of a process that another one writes for: it has no folder."""
+
+    saved: int | None = None  # step of the newest checkpoint
+
+    @property
+    def kept(self) -> str:
+        """What is left of the run where it diverges."""
+        return ""
+
+    def prepare(self, config: TrainConfig, fresh: bool) -> None:
+        pass
+
+    def keep_records(self, step: int) -> float:
+        return 0.0
+
+    def recording(self, state: State, tensorboard: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def write(self, record: dict[str, Any]) -> None:
+        pass
+
+    def save(self, state: State, dataset: Dataset, numbered: bool) -> None:
+        pass
+
+    def write_grid(self, state: State, numbered: bool) -> None:
+        pass
+
+    def check_there(self, step: int) -> None:
+        pass
+
+    def draw(self) -> None:
+        pass
+
+    def complete(self) -> None:
+        pass
+
+
+class Run(Follower):
     """A run folder, begun or gone on with. What is written goes through here, and so does the way out."""
 
     def __init__(self, out: Path, console: Console) -> None:
         self.out, self.console = out, console
         self.newest, self.log, self.picture = out / "ckpt.pt", out / "metrics.jsonl", out / "curve.png"
-        self.saved: int | None = None  # step of the newest checkpoint
         self._records: BinaryIO
         self._board: Any = None
         self._drawing = True  # until that fails
@@ -160,6 +197,11 @@ class Run:
         """WganError where the folder was moved or removed, which a grid would make anew."""
         if not (self.out / "config.json").exists():
             raise WganError(f"{self.out} is gone: it was moved or removed during training; step {step} is not saved")
+
+    def complete(self) -> None:
+        """Draw what a kill has kept from being drawn."""
+        if self.log.exists() and (not self.picture.exists() or self.picture.stat().st_mtime < self.log.stat().st_mtime):
+            self.draw()
 
     def draw(self) -> None:
         """Draw curve.png. Whatever fails in that costs a notice, never a run."""

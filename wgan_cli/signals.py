@@ -19,6 +19,11 @@ STOP = known("SIGHUP", "SIGINT", "SIGTERM")  # save and end, with exit code 128 
 SAVE = known("SIGUSR1")  # save and go on
 
 
+def told(code: int) -> tuple[str, int] | None:
+    """What has asked for an exit code, and the code; None of 0."""
+    return (signal.Signals(code - 128).name if code > 128 else "the time limit", code) if code else None
+
+
 class Stop:
     """As a context, takes over the signals. The first one that ends is kept, a second one ends the process at once."""
 
@@ -30,11 +35,13 @@ class Stop:
 
     def reason(self) -> tuple[str, int] | None:
         """What has asked to end, and the exit code for it; None to go on."""
+        return told(self.code())
+
+    def code(self) -> int:
+        """The exit code that has been asked for, 0 to go on."""
         if self.ended_by is not None:
-            return signal.Signals(self.ended_by).name, 128 + self.ended_by
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            return "the time limit", TIME_LIMIT
-        return None
+            return 128 + self.ended_by
+        return TIME_LIMIT if self.deadline is not None and time.monotonic() >= self.deadline else 0
 
     def take_save(self) -> bool:
         """Whether a save was asked for since the last call."""

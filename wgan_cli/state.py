@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import DataError, UsageError, checkpoint
+from . import DataError, UsageError, checkpoint, distributed
 from .config import TrainConfig, differences, flag
 from .console import Console
 from .data import seen as data_seen
@@ -108,7 +108,7 @@ def restored_state(
 
     new_data: go on with other data too. UsageError if that was another run.
     """
-    content, old = checkpoint.load(path)
+    content, old = checkpoint.load(path, distributed.from_leader(path) if distributed.in_all() else None)
     check_same(path.parent, old, config)
     _take_up_data(path.parent, content, config, dataset, console, new_data)
     generator = checkpoint.restore(build_generator, config, content["generator"], path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from . import ops
 from .augment import augmented
 from .config import TrainConfig
 from .data.dataset import Batch
+from .distributed import add_up, drawn, weight
 from .networks import has_batch_norm
 from .penalty import critic_penalty, draw_points
 from .state import State
@@ -65,8 +67,7 @@ def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
         if penalty.cost.target:  # where it has a value to be near to
             figures.setdefault("grad_norm", norms.mean())
         loss = loss + cost
-    _update(state.optimizer_critic, loss, now, config.clip)
-    return {"critic_loss": loss.detach()} | {name: value.detach() for name, value in figures.items()}
+    return _update(state.optimizer_critic, {"critic_loss": loss} | figures, now, config.clip)
 
 
 def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
@@ -83,12 +84,12 @@ def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
         on_fake = state.critic(noisy(state, fake), y).float()
         on_real = state.critic(noisy(state, flipped(state, batch.samples)), y).float() if record.pairs else None
     loss = record.generator_loss(on_fake, on_real)
-    _update(state.optimizer_generator, loss, scheduled(config, state.step))
+    figures = _update(state.optimizer_generator, {"generator_loss": loss}, scheduled(config, state.step))
     state.critic.requires_grad_(True)
     state.step += 1
     if state.ema is not None:
         _average(state.ema, state.generator, scheduled(config, state.step).ema)
-    return {"generator_loss": loss.detach()}
+    return figures
 
 
 def _scores(critic: nn.Module, real: Tensor, fake: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -100,14 +101,21 @@ def _scores(critic: nn.Module, real: Tensor, fake: Tensor, y: Tensor | None) -> 
     return on_real, on_fake
 
 
-def _update(optimizer: torch.optim.Optimizer, loss: Tensor, now: Now, clip: float | None = None) -> None:
-    """One step of the optimizer, then every parameter into [-clip, clip] (Arjovsky et al. 2017, algorithm 1).
+def _update(
+    optimizer: torch.optim.Optimizer, figures: dict[str, Tensor], now: Now, clip: float | None = None
+) -> dict[str, Tensor]:
+    """One step of the optimizer on the first figure, the loss, then every parameter into [-clip, clip] (Arjovsky et
+    al. 2017, algorithm 1); the figures.
 
-    Gradients are used here alone, between `backward` and the step.
+    Gradients are used here alone, between `backward` and the step. All figures are means over the batch, so that those
+    of several processes, and their gradients, add up by each one's share of the batch.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss, share = next(iter(figures.values())), weight()
+    (loss if share == 1 else share * loss).backward()
     (group,) = optimizer.param_groups
+    figures = {name: value.detach() if share == 1 else share * value.detach() for name, value in figures.items()}
+    add_up([*(p.grad for p in group["params"] if p.grad is not None), *figures.values()])
     group["lr"] = optimizer.defaults["lr"] * now.lr
     if "betas" in group and now.beta2 != 1:
         beta1, beta2 = optimizer.defaults["betas"]
@@ -122,6 +130,7 @@ def _update(optimizer: torch.optim.Optimizer, loss: Tensor, now: Now, clip: floa
     else:
         optimizer.step()
         ops.clamp_(params, clip)
+    return figures
 
 
 @torch.no_grad()
@@ -135,14 +144,15 @@ def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 def normal(state: State, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=state.rng, device=state.device)
+    return drawn(partial(torch.randn, generator=state.rng, device=state.device), *shape)
 
 
 def flipped(state: State, images: Tensor) -> Tensor:
     """Each image mirrored with probability a half, where --flip asks for it."""
     if not state.config.flip:
         return images
-    mirror = torch.rand(len(images), 1, 1, 1, generator=state.rng, device=state.device) < 0.5
+    uniform = partial(torch.rand, generator=state.rng, device=state.device)
+    mirror = drawn(uniform, len(images), 1, 1, 1) < 0.5
     return torch.where(mirror, images.flip(-1), images)
 
 

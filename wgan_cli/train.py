@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import StoppedError, curve
+from . import StoppedError, curve, distributed
 from .config import TrainConfig
 from .console import Console, duration, in_words
 from .data.dataset import Batch, Dataset
 from .networks import parameter_count
-from .run import Run, record
-from .signals import Stop
+from .run import Follower, Run, record
+from .signals import Stop, told
 from .state import State, new_state, restored_state
 from .step import critic_step, generator_step
 from .verdict import judge
-from .watch import COMPARE_EVERY, check_steps, check_weights, compare
+from .watch import COMPARE_EVERY, check_alike, check_steps, check_weights, compare
 
 FIRST_SAVE, SAVE_AFTER = 60.0, 600.0  # seconds to the first checkpoint and grid, and between later ones at most
 PACE_AFTER = 15.0  # seconds of training, before the length of the run is told
@@ -44,16 +44,19 @@ def train(
     that is not finite.
     """
     began, stop = time.monotonic(), stop or Stop()
-    run = Run(out, console)
-    resumes = run.newest.exists() and not force
-    state = (
-        restored_state(run.newest, config, dataset, device, console, new_data) if resumes else new_state(config, device)
+    distributed.divide(config.batch)
+    distributed.check_alike(
+        "the processes differ", {"--data": f"{dataset.fingerprint} {dataset.pixels}", "a setting": repr(config)}
     )
+    leads = distributed.place().leads
+    run = Run(out, console) if leads else Follower()
+    newest, log = out / "ckpt.pt", out / "metrics.jsonl"
+    (resumes,) = map(bool, distributed.agree(leads and newest.exists() and not force))
+    state = restored_state(newest, config, dataset, device, console, new_data) if resumes else new_state(config, device)
     if state.step >= config.steps:
-        console.notice(f"{run.newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
-        if run.log.exists() and (not run.picture.exists() or run.picture.stat().st_mtime < run.log.stat().st_mtime):
-            run.draw()  # which a kill has kept from being drawn
-        return run.newest
+        console.notice(f"{newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
+        run.complete()
+        return newest
     run.prepare(config, fresh=not resumes)
     training, heldout = dataset.split(config.holdout, config.batch, config.seed)
     before = run.keep_records(state.step)
@@ -67,7 +70,7 @@ def train(
         console.notice(f"going on at step {state.step} of {config.steps}")
 
     estimate, label = config.record.estimate.name, config.record.estimate.label
-    history = [entry[estimate] for entry in curve.read(run.log) if estimate in entry]
+    history = [entry[estimate] for entry in (curve.read(log) if leads else ()) if estimate in entry]
     unchecked: list[tuple[int, dict[str, Tensor]]] = []  # (step, figures): to look at one waits for the device
     first = state.batches
     redraw, save_by = began + 100, began + FIRST_SAVE
@@ -75,64 +78,73 @@ def train(
     with run.recording(state, tensorboard):
         while state.step < config.steps and not reason:
             while state.batches < config.n_critic * (state.step + 1) and not reason:
-                batch = training.batch(state.batches, config.batch, config.seed, device)
-                state.batches += 1
-                figures = critic_step(state, batch)
+                with distributed.working():
+                    batch = training.batch(state.batches, config.batch, config.seed, device, distributed.share())
+                    state.batches += 1
+                    figures = critic_step(state, batch)
                 unchecked.append((state.step + 1, figures))
                 seconds = time.monotonic() - began
                 if not pace_told and seconds >= PACE_AFTER:
                     pace_told = True
                     _tell_pace(state, seconds / (state.batches - first), console, faster)
-                if stop.ended_by and state.batches < config.n_critic * (state.step + 1):  # amid a step: it may be long
-                    reason = stop.reason()
-            samples = saves = asked = False
+                if state.batches < config.n_critic * (state.step + 1):  # amid a step, which may be long
+                    (code,) = distributed.agree(stop.code() if stop.ended_by else 0)
+                    reason = told(int(code))
+            samples = saves = False
+            late = asked = 0.0
             if not reason:  # the critic's part of the step is whole
                 step = state.step + 1
                 last = step == config.steps
                 logs = last or step % config.log_every == 0
-                if last or (logs and step % max(1, COMPARE_EVERY // config.n_critic) < config.log_every):
-                    figures |= compare(state, training, heldout)  # before the generator's step, as the rest
-                figures |= generator_step(state, batch)  # in place: these are the last in `unchecked` too
+                if leads and (last or (logs and step % max(1, COMPARE_EVERY // config.n_critic) < config.log_every)):
+                    with distributed.alone():
+                        figures |= compare(state, training, heldout)  # before the generator's step, as the rest
+                with distributed.working():
+                    figures |= generator_step(state, batch)  # in place: these are the last in `unchecked` too
                 seconds = before + time.monotonic() - began
-                reason = None if last else stop.reason()
                 samples, saves = last or step % config.sample_every == 0, last or step % config.save_every == 0
-                asked = stop.take_save()  # one that comes after this is answered at the next step, which saves
+                # One that comes after this is answered at the next step, which saves.
+                code, asked, late = distributed.agree(stop.code(), stop.take_save(), time.monotonic() >= save_by)
+                reason = None if last else told(int(code))
                 if logs or len(unchecked) > 1000:
                     check_steps(state, unchecked, run.kept)
                 if logs:
                     entry = record(state, figures, seconds)
                     history.append(entry[estimate])
-                    if last:
-                        verdict = judge([*curve.read(run.log), entry])
+                    if last and leads:
+                        verdict = judge([*curve.read(log), entry])
                         entry["verdict"] = verdict.word
                     run.write(entry)
                 facts = {label: statistics.median(history[-5:])} if history else {}
                 console.progress("training", step, config.steps, facts, history)
-            now = asked or reason is not None or time.monotonic() >= save_by  # whatever the settings say
+            now = bool(asked or late or reason)  # whatever the settings say
             if not (samples or saves or now):
                 continue
             check_steps(state, unchecked, run.kept)
             run.check_there(state.step)
             check_weights(state, run.kept)
+            check_alike(state)
             if samples or now:
                 run.write_grid(state, numbered=samples)
             if saves or now:
                 run.save(state, dataset, numbered=saves)
                 save_by = time.monotonic() + SAVE_AFTER
-            if not reason and not last and time.monotonic() >= redraw:
+            if leads and not reason and not last and time.monotonic() >= redraw:
                 redraw = time.monotonic()
                 run.draw()
                 redraw += 100 * (time.monotonic() - redraw)  # a hundredth of the time goes into drawing
             if asked and not reason:
                 console.notice(f"saved at step {state.step}, as SIGUSR1 asks")
     run.draw()
+    distributed.agree(0)  # all end together: torchrun takes one that ends before the others for lost
     if reason:
         raise StoppedError(
-            f"Stopped by {reason[0]} at step {state.step} of {config.steps}, saved in {run.newest}", reason[1]
+            f"Stopped by {reason[0]} at step {state.step} of {config.steps}, saved in {newest}", reason[1]
         )
     console.notice(f"done: step {state.step}, {duration(seconds)} of training, {label} {facts[label]:.4g}")
-    console.notice(str(verdict))
-    return run.newest
+    if leads:
+        console.notice(str(verdict))
+    return newest
 
 
 def expected_seconds(config: TrainConfig, device: torch.device) -> float:

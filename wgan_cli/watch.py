@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from . import DivergedError
+from . import DivergedError, distributed
 from .data.dataset import Dataset
 from .state import State, other_seed
 from .step import autocast, flipped, noisy, normal
@@ -77,6 +77,20 @@ def check_weights(state: State, kept: str) -> None:
         for name, weight in module.state_dict().items():
             if not weight.isfinite().all():
                 raise _diverged(state, state.step, f"{name} of the {network} is not finite", kept)
+
+
+def check_alike(state: State) -> None:
+    """WganError for a weight that is not the same in each process of several."""
+    if not distributed.in_all():
+        return
+    networks = {"critic": state.critic, "generator": state.generator, "average": state.ema}
+    weights = {
+        f"{name} of the {network}": weight
+        for network, module in networks.items()
+        if module is not None
+        for name, weight in module.state_dict().items()
+    }
+    distributed.check_alike(f"the processes came apart by step {state.step}", weights)
 
 
 def _diverged(state: State, step: int, what: str, kept: str) -> DivergedError:

@@ -29,6 +29,7 @@ from ..config import (
     resolve,
 )
 from ..console import Console, in_short, in_words, printable
+from ..distributed import first_on_machine, joined, place
 from ..files import check_writable, lock
 from ..signals import Stop
 from ..variants import VARIANTS
@@ -119,6 +120,15 @@ def _variants_text() -> str:
 @setting("save_every", OUTPUT, metavar="STEPS", help="Between checkpoints.")
 @setting("sample_every", OUTPUT, metavar="STEPS", help="Between sample grids.")
 @setting("keep", OUTPUT, help="Numbered checkpoints to keep beside the newest.")
+@option(
+    "--hang-limit",
+    metavar="TIME",
+    callback=seconds,
+    default="10m",
+    show_default=True,
+    help="Of several processes: end where one gets no further in this time.",
+    section=RUN,
+)
 @option("--tensorboard", is_flag=True, help="Write TensorBoard's files too.", section=OUTPUT)
 @option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON.", section=OUTPUT)
 @click.pass_context
@@ -136,6 +146,7 @@ def train(
     force: bool,
     new_data: bool,
     dry_run: bool,
+    hang_limit: float,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -151,8 +162,10 @@ def train(
     The same command again goes on where it stopped, or does nothing when all steps are done. The run
     folder gets ckpt.pt, config.json, metrics.jsonl, samples/ and, with matplotlib, curve.png.
     """
-    stop = Stop(time_limit)
-    console: Console = ctx.obj
+    stop, here = Stop(time_limit), place()
+    console: Console = ctx.obj if here.leads else Console(open(os.devnull, "w"))  # one process talks
+    if dry_run and not here.leads:
+        return
     chosen = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     given = {name: value for name, value in settings.items() if ctx.get_parameter_source(name) in chosen}
     if "channels" in given:
@@ -167,7 +180,12 @@ def train(
     points = {"size": 0, "channels": 2} if data.startswith("toy:") else {}
     config, _ = resolve(given, points, preset)
     out = out or Path(f"wgan-{config.variant}")
-    check_writable(out / "ckpt.pt", "-o")
+    if here.leads:
+        check_writable(out / "ckpt.pt", "-o")
+    if here.size > 1 and data == "-":
+        raise UsageError(
+            f"--data -: standard input is one list, and {here.size} processes would read it; name a folder"
+        )
 
     from ..data.cache import prepare, probe
     from ..data.labels import read_labels
@@ -175,17 +193,18 @@ def train(
     from ..device import keep_freed_memory, native_precision, pick_device
 
     keep_freed_memory()
-    where = pick_device(device)
+    where = pick_device(device, here.local_rank if here.size > 1 else None)
     source, labels = open_source(data, sys.stdin.buffer, null), None
     check_apart(source, out)
     next_line = f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png"
     try:
-        with nullcontext() if dry_run else stop:
+        with nullcontext() if dry_run else stop, nullcontext() if dry_run else joined(where, hang_limit):
             facts = dict[str, Any]()
-            if config.labels != "none":
-                facts["classes"], labels = read_labels(source, config.labels)
-            if not (source.items and {"size", "channels"} <= given.keys()):
-                facts |= probe(source, console, stop.reason)
+            with first_on_machine("looking at the images", ctx.obj.notice):
+                if config.labels != "none":
+                    facts["classes"], labels = read_labels(source, config.labels)
+                if not (source.items and {"size", "channels"} <= given.keys()):
+                    facts |= probe(source, console, stop.reason)
             config, origins = resolve(given, facts, preset, native_precision(where))
 
             from ..run import check_folder
@@ -195,7 +214,8 @@ def train(
                 _print_settings(ctx, config, origins, as_json)
                 told = f"{config.steps} steps take {in_words(expected_seconds(config, where))} on this machine"
                 console.notice(f"{told}, as timed with made-up images")
-            check_folder(out, config, force)  # before the images are read, which may take long
+            if here.leads:
+                check_folder(out, config, force)  # before the images are read, which may take long
             if dry_run:
                 return
             of_data: dict[str, Any] = {
@@ -205,15 +225,19 @@ def train(
             if labels is not None:
                 counted = [f"{name} ({(labels == number).sum()})" for number, name in enumerate(config.classes)]
                 console.notice(f"{len(counted)} classes: {in_short(counted)}")
-            with lock(out):
-                dataset = prepare(source, config, skip_bad, console, stop.reason, stop.take_save, labels)
+            with lock(out) if here.leads else nullcontext():
+                with first_on_machine("reading the images", ctx.obj.notice):
+                    dataset = prepare(source, config, skip_bad, console, stop.reason, stop.take_save, labels)
                 done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data)
-                click.echo(os.fsencode(done))
+                if here.leads:
+                    click.echo(os.fsencode(done))
     except OSError as error:
         error.filename = error.filename or str(out)
         raise
     except StoppedError as ended:
-        again = shlex.join(["wgan", *(word for word in sys.argv[1:] if word != "--force")])
+        words = [word for word in sys.argv[1:] if word != "--force"]
+        starter = ["torchrun", "--nproc-per-node", str(here.size), "-m", "wgan_cli"] if here.size > 1 else ["wgan"]
+        again = shlex.join([*starter, *words])
         after = f"\n{next_line}" if (out / "ckpt.pt").exists() else ""
         raise StoppedError(f"{ended}\nTo go on: {again}{after}", ended.exit_code) from None
     console.notice(next_line)

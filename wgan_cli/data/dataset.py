@@ -63,17 +63,17 @@ class Dataset:
         name = digest([self.fingerprint, split_digest(wanted)])[:16]
         return replace(self, chosen=np.flatnonzero(wanted), fingerprint=name)
 
-    def batch(self, number: int, size: int, seed: int, device: torch.device) -> Batch:
-        """Batch `number` since the start of training, float32.
+    def batch(self, number: int, size: int, seed: int, device: torch.device, share: slice = slice(None)) -> Batch:
+        """Batch `number` since the start of training, float32; of its rows the `share`.
 
         An epoch is a new permutation of the rows; its last, incomplete batch is left out. It follows from (seed,
         number) alone, so the position in the data is one number.
         """
-        index = self._index(number, size, seed)
+        index = self._index(number, size, seed)[share]
         rows = torch.from_numpy(np.take(self.rows, index, axis=0)).to(device)
-        self._give_back(size * max(FAULT_BYTES, rows[0].nbytes))
+        self._give_back(len(index) * max(FAULT_BYTES, rows[0].nbytes))
         if self.mapped and len(self.mapped) > RESIDENT_BYTES:
-            self._announce(self._index(number + 1, size, seed), rows[0].nbytes)
+            self._announce(self._index(number + 1, size, seed)[share], rows[0].nbytes)
         return Batch(unit(rows), None if self.labels is None else torch.from_numpy(self.labels[index]).to(device))
 
     def at(self, places: NDArray[np.int64]) -> NDArray[Any]:

@@ -28,6 +28,7 @@ def generator(config: TrainConfig) -> Network:
     (--upsample nearest) by nearest-neighbour upsampling and a 3x3 convolution, which weigh all pixels alike."""
     from torch import nn
 
+    from .batch_norm import BatchNorm2d
     from .halving import Doubling
     from .network import Network
     from .resampling import UpsampleConv
@@ -35,9 +36,9 @@ def generator(config: TrainConfig) -> Network:
     double = UpsampleConv if config.upsample == "nearest" else Doubling
     maps, (height, width) = _feature_maps(config)[::-1], grid(config.sides)
     project = nn.Linear(config.latent, maps[0] * height * width, bias=False)
-    layers: list[nn.Module] = [nn.BatchNorm2d(maps[0]), nn.ReLU(inplace=True)]
+    layers: list[nn.Module] = [BatchNorm2d(maps[0]), nn.ReLU(inplace=True)]
     for maps_in, maps_out in pairwise(maps):
-        layers += [double(maps_in, maps_out, bias=False), nn.BatchNorm2d(maps_out), nn.ReLU(inplace=True)]
+        layers += [double(maps_in, maps_out, bias=False), BatchNorm2d(maps_out), nn.ReLU(inplace=True)]
     layers += [double(maps[-1], config.channels), nn.Tanh()]
     first = nn.Unflatten(1, (maps[0], height, width))
     network = Network(project=project, grid=first, net=nn.Sequential(*layers), crop=margin(config.sides, -1))
@@ -48,6 +49,7 @@ def critic(config: TrainConfig) -> Critic:
     """[B, C, H, W] -> [B]: halvings by strided convolution to a 4x4 grid, then linear."""
     from torch import nn
 
+    from .batch_norm import BatchNorm2d
     from .halving import Halving
     from .network import Critic, PiecewiseLinear
 
@@ -56,7 +58,7 @@ def critic(config: TrainConfig) -> Critic:
     for maps_in, maps_out in pairwise(maps):
         layers += [Halving(maps_in, maps_out, bias=norm == "none")]
         if norm != "none":  # layer norm over all of a sample's features, scaled by feature map
-            layers += [nn.BatchNorm2d(maps_out) if norm == "batch" else nn.GroupNorm(1, maps_out)]
+            layers += [BatchNorm2d(maps_out) if norm == "batch" else nn.GroupNorm(1, maps_out)]
         layers += [nn.LeakyReLU(0.2, inplace=True)]
     layers += [nn.Flatten(), nn.Linear(maps[-1] * math.prod(grid(config.sides)), 1)]
     network = (PiecewiseLinear if norm == "none" else Critic)(nn.Sequential(*layers))

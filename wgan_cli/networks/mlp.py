@@ -45,10 +45,12 @@ def _layers(inputs: int, width: int, outputs: int, norm: str) -> nn.Sequential:
     """Torch's default initialisation, as the authors' code."""
     from torch import nn
 
+    from .batch_norm import BatchNorm1d
+
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise([inputs] + [width] * HIDDEN_LAYERS):
         layers += [nn.Linear(fan_in, fan_out)]
         if norm != "none":
-            layers += [nn.BatchNorm1d(fan_out) if norm == "batch" else nn.LayerNorm(fan_out)]
+            layers += [BatchNorm1d(fan_out) if norm == "batch" else nn.LayerNorm(fan_out)]
         layers += [nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(width, outputs))

@@ -33,12 +33,13 @@ def generator(config: TrainConfig) -> Network:
     """[B, L] -> [B, C, H, W] in [-1, 1]: linear to a 4x4 grid, then a residual block for each doubling."""
     from torch import nn
 
+    from .batch_norm import BatchNorm2d
     from .network import Network
 
     w = config.width
     maps = [2 * w] * 4 if inside(config.sides) == (32, 32) else [8 * w, 8 * w, 4 * w, 2 * w, w]
     layers: list[nn.Module] = [_up(*pair) for pair in pairwise(maps)]
-    layers += [nn.BatchNorm2d(maps[-1]), nn.ReLU(inplace=True), nn.Conv2d(maps[-1], config.channels, 3, padding=1)]
+    layers += [BatchNorm2d(maps[-1]), nn.ReLU(inplace=True), nn.Conv2d(maps[-1], config.channels, 3, padding=1)]
     network = Network(
         project=nn.Linear(config.latent, maps[0] * GRID**2),
         grid=nn.Unflatten(1, (maps[0], GRID, GRID)),
@@ -77,12 +78,13 @@ def _up(maps_in: int, maps_out: int) -> Residual:
     """The 1x1 convolution comes before the doubling: the result is the same, for a quarter of the work."""
     from torch import nn
 
+    from .batch_norm import BatchNorm2d
     from .network import Residual
     from .resampling import UpsampleConv
 
     branch = [
-        *(nn.BatchNorm2d(maps_in), nn.ReLU(inplace=True), UpsampleConv(maps_in, maps_out, bias=False)),
-        *(nn.BatchNorm2d(maps_out), nn.ReLU(inplace=True), nn.Conv2d(maps_out, maps_out, 3, padding=1)),
+        *(BatchNorm2d(maps_in), nn.ReLU(inplace=True), UpsampleConv(maps_in, maps_out, bias=False)),
+        *(BatchNorm2d(maps_out), nn.ReLU(inplace=True), nn.Conv2d(maps_out, maps_out, 3, padding=1)),
     ]
     skip = [nn.Conv2d(maps_in, maps_out, 1), nn.Upsample(scale_factor=2)]
     return Residual(nn.Sequential(*branch), nn.Sequential(*skip))
@@ -110,8 +112,10 @@ def _activated(maps: int, norm: str) -> list[nn.Module]:
     """A branch of the critic up to its last convolution: pre-activation, each ReLU after its norm if there is one."""
     from torch import nn
 
+    from .batch_norm import BatchNorm2d
+
     def normed() -> list[nn.Module]:  # layer norm over all of a sample's features, scaled by feature map
-        return [] if norm == "none" else [nn.BatchNorm2d(maps) if norm == "batch" else nn.GroupNorm(1, maps)]
+        return [] if norm == "none" else [BatchNorm2d(maps) if norm == "batch" else nn.GroupNorm(1, maps)]
 
     first = nn.Conv2d(maps, maps, 3, padding=1, bias=norm == "none")
     return [*normed(), nn.ReLU(), first, *normed(), nn.ReLU(inplace=True)]
