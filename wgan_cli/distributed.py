@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -280,16 +281,30 @@ def working() -> Iterator[None]:
 
 @contextmanager
 def first_on_machine(what: str, say: Callable[[str], None]) -> Iterator[None]:
-    """The first process of each machine goes through the block, and then the others do. Those wait with a message."""
+    """The first process of each machine goes through the block, and then the others do."""
+    if machine().local_rank:
+        wait_for(f"{what} {machine().first}", say)
+    yield
+    if not machine().local_rank:
+        tell(f"{what} {machine().first}")
+
+
+def machine() -> Place:
+    """Which of the processes of its machine that work together this one is."""
+    return _group.place if _group else Place()
+
+
+def tell(what: str) -> None:
+    """Others may go on that wait for this."""
+    if _group is not None:
+        _group.store.set(what, "done")
+
+
+def wait_for(what: str, say: Callable[[str], None] | None = None) -> None:
+    """Until some process tells it. If that takes long, the second process of a machine says so."""
     if _group is None:
-        yield
         return
     here = _group.place
-    key = f"{what} {here.first}"
-    if here.local_rank:
-        others = f"{here.local_size - 1} processes wait" if here.local_size > 2 else "a process waits"
-        waiting = f"{others} for process {here.first}, which is {what}"
-        _group.watchdog.wait_for(_group.store, key, (lambda: say(waiting)) if here.local_rank == 1 else None)
-    yield
-    if not here.local_rank:
-        _group.store.set(key, "done")
+    others = f"{here.local_size - 1} processes wait" if here.local_size > 2 else "a process waits"
+    waiting = f"{others} for process {here.first}, which is at the images"
+    _group.watchdog.wait_for(_group.store, what, partial(say, waiting) if say and here.local_rank == 1 else None)

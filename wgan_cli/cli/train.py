@@ -200,7 +200,7 @@ def train(
     try:
         with nullcontext() if dry_run else stop, nullcontext() if dry_run else joined(where, hang_limit):
             facts = dict[str, Any]()
-            with first_on_machine("looking at the images", ctx.obj.notice):
+            with first_on_machine("looking", ctx.obj.notice):
                 if config.labels != "none":
                     facts["classes"], labels = read_labels(source, config.labels)
                 if not (source.items and {"size", "channels"} <= given.keys()):
@@ -226,8 +226,9 @@ def train(
                 counted = [f"{name} ({(labels == number).sum()})" for number, name in enumerate(config.classes)]
                 console.notice(f"{len(counted)} classes: {in_short(counted)}")
             with lock(out) if here.leads else nullcontext():
-                with first_on_machine("reading the images", ctx.obj.notice):
-                    dataset = prepare(source, config, skip_bad, console, stop.reason, stop.take_save, labels)
+                dataset = prepare(
+                    source, config, skip_bad, console, stop.reason, stop.take_save, labels, ctx.obj.notice
+                )
                 done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data)
                 if here.leads:
                     click.echo(os.fsencode(done))

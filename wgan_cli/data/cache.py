@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import DataError, StoppedError, WganError
+from .. import DataError, StoppedError, WganError, distributed
 from ..config import TrainConfig, auto_size
 from ..console import Console, printable
 from ..files import replacing, sweep
 from .arrays import image_shape, open_array
 from .dataset import Dataset
 from .decode import DIGEST_BYTES, GRID, BadFile, Look, is_grey, look
-from .decoding import Reason, decode, forget
+from .decoding import Reason, decode_together, forget
 from .pool import read_images
 from .source import Source, digest
 from .toys import toy_points
@@ -113,12 +113,14 @@ def prepare(
     should_stop: Callable[[], Reason | None] = lambda: None,
     should_save: Callable[[], bool] = lambda: False,
     labels: NDArray[np.int64] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Every image of the source at the config's size and channels: decoded once, mapped from the cache later.
 
     should_stop: asked after each image that is decoded; what asks to stop, and the exit code for it, or None.
     labels: the number of the class of each image of the source, those that cannot be read included.
     should_save: whether what is decoded is to be brought to the disk at once.
+    say: what tells that processes of this machine wait for the first of them.
     Raises DataError if a file cannot be read (unless skip_bad) or if there are fewer images than a batch,
     StoppedError where should_stop says so.
     """
@@ -138,9 +140,15 @@ def prepare(
         and _size(rows.with_suffix(".contents")) == facts["count"] * DIGEST_BYTES
     ):
         with _caching():
-            facts = decode(source, config, rows, console, should_stop, should_save)
-            with replacing(note) as file:
-                file.write(json.dumps(facts).encode())
+            facts = decode_together(source, config, rows, console, should_stop, should_save)
+            if facts is not None:
+                with replacing(note) as file:
+                    file.write(json.dumps(facts).encode())
+                distributed.tell(f"images of {key}")
+            else:
+                distributed.wait_for(f"images of {key}", say)
+                facts = _note(note)
+                assert facts
     left_out = [BadFile(*entry) for entry in facts["bad"]]
     grids, bad = ([entry for entry in left_out if (entry.reason == GRID) is grid] for grid in (True, False))
     if grids:

@@ -9,17 +9,18 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .. import StoppedError, WganError
+from .. import StoppedError, WganError, distributed
 from ..config import TrainConfig
 from ..console import Console
 from ..files import beside, is_still, replacing, try_lock
 from .arrays import read_array
 from .decode import DIGEST_BYTES, BadFile, Read, read_file
-from .pool import read_images
+from .pool import read_images, workers
 from .source import Source
 
 FLUSH_SECONDS = 5.0  # of decoding that a power cut may cost
@@ -52,7 +53,8 @@ def decode(
             else:
                 total = len(source.items)
                 read = partial(read_file, size=size, channels=channels, fit=fit, grids=False)
-                results = (result for _, result in read_images(source.items[work.done :], read))
+                cores = workers() // distributed.machine().local_size
+                results = (result for _, result in read_images(source.items[work.done :], read, max(1, cores)))
             if work.done:
                 console.notice(f"going on at image {work.done} of {total}, as far as they are decoded")
             for result in results:
@@ -85,6 +87,66 @@ def decode(
         "pixels": work.pixels.hexdigest()[:16],
         "bad": work.bad,
     }
+
+
+def decode_together(
+    source: Source,
+    config: TrainConfig,
+    rows: Path,
+    console: Console,
+    should_stop: Callable[[], Reason | None],
+    should_save: Callable[[], bool],
+) -> dict[str, Any] | None:
+    """`decode` by all processes of a run that are on this machine, a part of the images each.
+
+    None in all but the first of them, which puts the parts together.
+    """
+    here = distributed.machine()
+    if here.local_size == 1 or source.array:
+        return None if here.local_rank else decode(source, config, rows, console, should_stop, should_save)
+    count, size = len(source.items), here.local_size
+    # A cache that several machines share has the parts of each.
+    parts = [rows.with_name(f"{rows.stem}.{here.first}-{number}of{size}.rows") for number in range(size)]
+    cut = slice(count * here.local_rank // size, count * (here.local_rank + 1) // size)
+    notes = [path.with_suffix(".note") for path in parts]
+    if not _is_whole(notes[here.local_rank]):  # else left by a run that was killed while others were at theirs
+        own = replace_fields(source, items=source.items[cut])
+        facts = decode(own, config, parts[here.local_rank], console, should_stop, should_save)
+        with replacing(notes[here.local_rank]) as file:
+            file.write(json.dumps(facts).encode())
+    distributed.tell(f"part {here.rank} of {rows.name}")
+    if here.local_rank:
+        return None
+    for number in range(1, size):
+        distributed.wait_for(f"part {here.first + number} of {rows.name}")
+    every = [json.loads(note.read_bytes()) for note in notes]
+    pixels = hashlib.sha256()
+    with replacing(rows) as file:
+        for path in parts:
+            with open(path, "rb") as part:
+                while block := part.read(1 << 20):
+                    pixels.update(block)
+                    file.write(block)
+    contents = b"".join(path.with_suffix(".contents").read_bytes() for path in parts)
+    with replacing(rows.with_suffix(".contents")) as file:
+        file.write(contents)
+    for path in parts:
+        for suffix in (".rows", ".contents", ".note"):
+            path.with_suffix(suffix).unlink()
+    return {
+        "count": len(contents) // DIGEST_BYTES,
+        "fingerprint": hashlib.sha256(contents).hexdigest()[:16],
+        "pixels": pixels.hexdigest()[:16],
+        "bad": [bad for facts in every for bad in facts["bad"]],
+    }
+
+
+def _is_whole(note: Path) -> bool:
+    """Whether the part of the images that the note is beside can be taken as it is."""
+    try:
+        return all(BadFile(*bad).lasts for bad in json.loads(note.read_bytes())["bad"])
+    except OSError:
+        return False
 
 
 class _Work:
@@ -178,7 +240,7 @@ def _remove(path: Path) -> None:
 
 def forget(folder: Path) -> None:
     """Remove what was begun to be decoded, a week ago or earlier, and not gone on with."""
-    for path in folder.glob("*.part"):
+    for path in (*folder.glob("*.part"), *folder.glob("*of*.rows")):
         with suppress(OSError), open(path, "r+b") as file:
             if time.time() - path.stat().st_mtime > FORGOTTEN and try_lock(file.fileno()) is not False:
                 _remove(path)

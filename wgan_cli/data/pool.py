@@ -33,14 +33,17 @@ METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # no fork of a pr
 _NOT_THEIRS = {getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)}
 
 
-def read_images(items: Sequence[Item], read: Callable[[Item], R]) -> Iterator[tuple[Item, R | BadFile]]:
-    """`read` of each item, in order, in a process for each core; what a decoder raises becomes a BadFile.
+def read_images(
+    items: Sequence[Item], read: Callable[[Item], R], cores: int | None = None
+) -> Iterator[tuple[Item, R | BadFile]]:
+    """`read` of each item, in order, in so many processes, or one for each core; what a decoder raises becomes a
+    BadFile.
 
     `read` is a function of a module, or a `partial` of one, and that module does not import torch. A file on which a
     process crashes is a BadFile too, so even a single one is not read in this process. Some dozens of results for each
     process are ahead, however many items there are.
     """
-    count = min(workers(), math.ceil(len(items) / CHUNK))
+    count = min(cores or workers(), math.ceil(len(items) / CHUNK))
     yield from zip(items, _in_order(partial(_attempt, read), items, count), strict=True)
 
 

@@ -1,0 +1,201 @@
+"""Several processes that torchrun starts: the same batches and weights as one, one voice, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stress import product
+from tiny import wgan, write_images
+
+from wgan_cli import WganError, checkpoint, distributed
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="this torch has no gloo"
+)
+PEERS = str(Path(__file__).with_name("peers.py"))
+TRAIN: tuple[str, ...] = (
+    "--data",
+    "imgs",
+    "--variant",
+    "ns",
+    "--width",
+    "4",
+    "--batch",
+    "7",
+    "--size",
+    "16",
+    "--steps",
+    "8",
+    "--flip",
+)
+TRAIN += ("--save-every", "2", "--log-every", "1", "--sample-every", "4", "-o", "run")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_images(Path("imgs"), 30)
+    return tmp_path
+
+
+def torchrun(size: int, *words: str | Path, given: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Several processes at work."""
+    started = ["-m", "torch.distributed.run", "--nproc-per-node", str(size), *given, *words]
+    return subprocess.Popen([sys.executable, *started], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
+    """The exit code of torchrun, standard output, and what the processes said: torchrun's own words are left out."""
+    out, err = process.communicate(timeout=300)
+    said = [line for line in err.splitlines() if re.match(r"Error: |Stopped|To go on|going on|done|.* wait", line)]
+    return process.returncode, out, said
+
+
+def train(size: int, *words: str, mishap: str = "", given: tuple[str, ...] = ()) -> tuple[int, str, list[str]]:
+    begin = (PEERS, f"train:{mishap}") if mishap else ("-m", "wgan_cli", "train")
+    return ended(torchrun(size, *begin, *TRAIN, *words, given=given))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_steps_are_those_of_one_process(here: Path, size: int) -> None:
+    """For every variant and norm, with uneven shares: weights, figures, and what is drawn."""
+    process = torchrun(size, PEERS, "equal", here)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    reports = [json.loads((here / f"{rank}.json").read_text()) for rank in range(size)]
+    torch.manual_seed(0)
+    assert sum((part for _, part in reports), []) == torch.rand(7, 2).tolist()
+    assert reports[0][0].keys() >= {"dragan mlp", "r3", "batch norm in both"}
+    for found, _ in reports:
+        wrong = {name: f for name, f in found.items() if not (f["drawn"] and f["weights"] < 2e-5 > f["figures"])}
+        assert not wrong
+
+
+def test_a_run_of_several_is_a_run(here: Path, tmp_path: Path) -> None:
+    """The images are decoded in parts, the checkpoint moves between numbers of processes, and one process speaks."""
+    whole = wgan("train", *TRAIN)
+    alone = product(here / "run")
+    (here / "run").rename("alone")
+    cache = Path(os.environ["WGAN_CACHE"])
+    decoded = {path.name: path.read_bytes() for path in cache.iterdir()}
+    for path in cache.iterdir():
+        path.unlink()
+    code, out, said = train(2)
+    assert (code, out) == (0, whole.out.decode())
+    assert len([line for line in said if line.startswith("done")]) == 1
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == decoded
+    assert product(here / "run").keys() == alone.keys()
+    contents = [checkpoint.load(folder / "ckpt.pt")[0] for folder in (here / "alone", here / "run")]
+    for part in ("generator", "critic"):
+        for name, weight in contents[0][part].items():
+            torch.testing.assert_close(contents[1][part][name], weight, rtol=1e-3, atol=1e-3)
+    records: Any = alone["metrics.jsonl"], product(here / "run")["metrics.jsonl"]
+    for by_one, by_two in zip(*records, strict=True):
+        assert by_one.keys() == by_two.keys() and by_one["images"] == by_two["images"]
+    assert contents[0]["rng"]["state"].equal(contents[1]["rng"]["state"])
+    once = product(here / "run")
+    (here / "run").rename("twice")
+    assert train(2)[0] == 0 and product(here / "run") == once  # to the last bit
+    assert wgan("train", *TRAIN, "--steps", "10").code == 0  # the last word counts
+    assert checkpoint.load(here / "run/ckpt.pt")[0]["step"] == 10
+
+
+def test_a_killed_process_is_named_and_torchrun_goes_on_to_the_same_bytes(here: Path) -> None:
+    assert train(2)[0] == 0
+    whole = product(here / "run")
+    (here / "run").rename("whole")
+    code, out, said = train(2, mishap="killed", given=("--max-restarts", "1"))
+    assert code == 0 and out == "run/ckpt.pt\n"
+    (error,) = [line for line in said if line.startswith("Error")]
+    assert re.match(r"Error: process 1 of 2 \(.+, pid \d+\) was lost: killed", error)
+    assert any(re.match("going on at step [24] of 8", line) for line in said)
+    assert product(here / "run") == whole
+
+
+@pytest.mark.parametrize(
+    ("what", "words", "error"),
+    [
+        ("hangs", ("--hang-limit", "2s"), r"process 1 of 2 \(.+\) has made no progress for 2 s; the last"),
+        ("stopped", (), r"process 1 of 2 \(.+\) has given no sign of life for 3 s; the last"),
+        (
+            "other weights",
+            (),
+            r"came apart by step 6: .+ of the critic of process 1 of 2 \(.+\) is not that of process 0",
+        ),
+    ],
+)
+def test_a_process_that_goes_astray_ends_the_run(here: Path, what: str, words: tuple[str, ...], error: str) -> None:
+    process = torchrun(2, PEERS, f"train:{what}", *TRAIN, *words)
+    if what == "stopped":  # torchrun would wait half a minute for it
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if not children.exists():
+            pytest.skip("finds processes as Linux does")
+        wait_for(lambda: "T (stopped)" in states(children), process)
+        (stopped,) = [int(pid) for pid in children.read_text().split() if "T (stopped)" in status(pid)]
+        wait_for(lambda: len(children.read_text().split()) < 2, process)
+        os.kill(stopped, signal.SIGKILL)
+    code, out, said = ended(process)
+    assert code == 1 and not out
+    (told,) = [line for line in said if line.startswith("Error")]
+    assert re.search(error, told)
+    assert checkpoint.load(here / "run/ckpt.pt")[0]["step"] == 4
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    while not condition():
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
+def status(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+
+
+def states(children: Path) -> str:
+    return " ".join(map(status, children.read_text().split()))
+
+
+def test_sigterm_to_torchrun_saves_and_ends(here: Path) -> None:
+    process = torchrun(2, "-m", "wgan_cli", "train", *TRAIN, "--steps", "100000")
+    log = here / "run/metrics.jsonl"
+    wait_for(lambda: log.exists() and log.stat().st_size > 0, process)
+    process.terminate()
+    _, _, said = ended(process)
+    (stopped,) = [line for line in said if line.startswith("Stopped")]
+    found = re.fullmatch(r"Stopped by SIGTERM at step (\d+) of 100000, saved in run/ckpt.pt", stopped)
+    assert found and checkpoint.load(here / "run/ckpt.pt")[0]["step"] == int(found[1])
+    assert "To go on: torchrun --nproc-per-node 2 -m wgan_cli train --data imgs" in " ".join(said)
+
+
+def test_what_is_wrong_is_told_once(here: Path) -> None:
+    (here / "imgs/00.png").write_bytes(b"no image")
+    code, out, said = train(2)
+    assert code == 1 and not out
+    assert [line for line in said if line.startswith("Error")][-1].startswith("Error: --data imgs: 1 of 30 files")
+    assert sum("files cannot be read" in line for line in said) == 1
+    assert sum("fewer than the 2 processes" in line for line in train(2, "--skip-bad", "--batch", "1")[2]) == 1
+    assert sum("would read it" in line for line in train(2, "--data", "-")[2]) in (1, 2)  # before they are joined
+
+
+def test_an_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert distributed.place() == distributed.Place()
+    for name, value in {"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(WganError, match="RANK=2 WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1: these make no process"):
+        distributed.place()
+    monkeypatch.setenv("RANK", "1")
+    assert distributed.place().first == 1 and not distributed.place().leads
