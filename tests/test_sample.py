@@ -103,6 +103,21 @@ def test_a_walk_in_a_folder_has_names_of_its_own(checkpoint: Path) -> None:
     assert sorted(os.listdir("walk")) == [f"seed0-from0-step3-00000{index}.png" for index in range(3)]
 
 
+@pytest.mark.parametrize("words", [("-n", "70", "--seed", "5", "--index", "9"), ("-n", "3", "--interpolate", "40")])
+def test_parts_put_together_are_the_whole(words: tuple[str, ...], checkpoint: Path) -> None:
+    assert call("sample", checkpoint, *words, "-o", "whole/").code == 0
+    assert call("sample", checkpoint, *words, "-o", "whole.npy").code == 0
+    arrays = []
+    for number in range(1, 4):
+        shard = ("--shard", f"{number}/3")
+        assert call("sample", checkpoint, *words, *shard, "-o", "parts/").code == 0
+        assert call("sample", checkpoint, *words, *shard, "-o", "part.npy").code == 0
+        arrays.append(np.load("part.npy"))
+    whole, parts = ({path.name: path.read_bytes() for path in Path(name).iterdir()} for name in ("whole", "parts"))
+    assert whole == parts and len(whole) > 64
+    assert np.array_equal(np.concatenate(arrays), np.load("whole.npy"))
+
+
 def test_a_link_goes_on_to_point_at_its_target(checkpoint: Path) -> None:
     Path("link.png").symlink_to("target.png")
     assert call("sample", checkpoint, "-n", "1", "-o", "link.png").code == 0
@@ -160,6 +175,10 @@ def test_a_missing_folder_is_made_and_a_name_that_is_no_utf8_is_printed_as_it_is
     ("words", "text"),
     [
         (("-o", "grid.jpg"), ".png"),
+        (("--shard", "1/2"), "--shard 1/2: a grid"),
+        (("--shard", "0/2", "-o", "a.npy"), "'0/2' is not a part such as 1/8"),
+        (("--shard", "3/2", "-o", "a.npy"), "'3/2' is not a part"),
+        (("--shard", "half", "-o", "a.npy"), "'half' is not a part"),
         (("-o", "faces"), "in /"),
         (("-o", "/dev/null"), "in /"),
         (("-o", ""), "in /"),

@@ -111,6 +111,21 @@ def test_no_image_is_lost_between_batches(count: int, known: Path, tmp_path: Pat
     assert done.code == 3 and len(done.err.splitlines()) == count - len(good) + 1
 
 
+def test_parts_put_together_are_the_whole(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    """Byte for byte: files, a bad one, and an array that is cut."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "many.npy", rng.integers(0, 256, (150, 16, 16, 3), dtype=np.uint8))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    words = ("critic-score", checkpoint, images, tmp_path / "bad.png", tmp_path / "many.npy", images)
+    whole = call(*words)
+    assert whole.out.count(b"\n") == 150 + 2 * len(list(images.iterdir())) and whole.code == 3
+    parts = [call(*words, "--shard", f"{number}/3") for number in range(1, 4)]
+    assert b"".join(part.out for part in parts) == whole.out
+    assert all(len(part.out) > 1000 for part in parts)
+    assert sorted(part.code for part in parts) == [0, 0, 3]
+    assert call(*words, "--shard", "2/2", "--summary").code == 2
+
+
 def test_full_precision(checkpoint: Path, images: Path) -> None:
     """The text is the float32 itself, not a rounded one."""
     for score in scored(call("critic-score", checkpoint, images).out).values():

@@ -70,6 +70,12 @@ def spread(count: int, weights: Sequence[int] | NDArray[np.int64]) -> NDArray[np
     return np.searchsorted(shares, (np.arange(count) + 0.5) * (shares[-1] / count), side="right")
 
 
+def part(count: int, shard: tuple[int, int]) -> range:
+    """The places of the i-th of n parts of 0 … count - 1, shard (i, n): as equal as can be, one after the other."""
+    number, parts = shard
+    return range(count * (number - 1) // parts, count * number // parts)
+
+
 def class_number(classes: Sequence[str], name: str) -> int:
     """UsageError for a name that is none of the classes."""
     if not classes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
-from itertools import groupby, islice, repeat
+from itertools import accumulate, groupby, islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +17,33 @@ from torch import Tensor, nn
 from . import UsageError, WganError
 from .config import TrainConfig
 from .console import in_short
-from .data.arrays import is_array, read_array
+from .data.arrays import is_array, open_array, read_array
 from .data.dataset import to_unit
 from .data.decode import BadFile, Item, Read, read_file
 from .data.pool import read_images
-from .sample import CHUNK, class_number, generate, latents, spread
+from .sample import CHUNK, class_number, generate, latents, part, spread
 
 BATCH = 64
 
 
 def score_images(
-    critic: nn.Module, config: TrainConfig, items: Sequence[Item], numbers: Mapping[Item, int] | None = None
+    critic: nn.Module,
+    config: TrainConfig,
+    items: Sequence[Item],
+    numbers: Mapping[Item, int] | None = None,
+    shard: tuple[int, int] = (1, 1),
 ) -> Iterator[tuple[str, np.float32 | BadFile]]:
     """(name, score) of each item in order, images prepared as in training; BadFile for one that cannot be read.
 
-    numbers: of their classes, as `class_numbers` gives them. Decoding goes on in processes while the critic runs.
-    Raises UsageError for a critic of points.
+    numbers: of their classes, as `class_numbers` gives them. shard: only the i-th of n parts of the images, in whole
+    batches, so that all parts give the very scores that one process gives. Decoding goes on in processes while the
+    critic runs. Raises UsageError for a critic of points.
     """
     if not config.size:
         raise UsageError("this checkpoint was trained on a toy set of points, so its critic cannot score images")
-    named = _read(config, items)
+    counts = [_count(Path(item.path)) for item in items]
+    batches = part(math.ceil(sum(counts) / BATCH), shard)
+    named = _read(config, items, counts, range(BATCH * batches.start, BATCH * batches.stop))
     while batch := list(islice(named, BATCH)):
         good = [(item, result.pixels) for item, _, result in batch if not isinstance(result, BadFile)]
         images = np.array([np.frombuffer(pixels, np.uint8) for _, pixels in good], np.uint8)
@@ -65,17 +74,32 @@ def class_numbers(classes: Sequence[str], items: Sequence[Item], name: str | Non
     return found
 
 
-def _read(config: TrainConfig, items: Sequence[Item]) -> Iterator[tuple[Item, str, Read | BadFile]]:
-    """(item, name, what was read) of each image; those of an array are named by their number."""
+def _count(path: Path) -> int:
+    """The images that a path holds; one of an array that cannot be read, which is told as one bad file."""
+    with suppress(WganError, OSError), open_array(path) if is_array(path) else nullcontext() as opened:
+        return opened[2][0] if opened else 1
+    return 1
+
+
+def _read(
+    config: TrainConfig, items: Sequence[Item], counts: Sequence[int], wanted: range
+) -> Iterator[tuple[Item, str, Read | BadFile]]:
+    """(item, name, what was read) of each wanted image; those of an array are named by their number."""
     read = partial(read_file, size=config.sides, channels=config.channels, fit=config.fit)
-    for arrays, part in groupby(items, lambda item: is_array(Path(item.path))):
+    starts = accumulate(counts, initial=0)
+    parts = [
+        (item, range(max(0, wanted.start - start), min(count, wanted.stop - start)))
+        for item, count, start in zip(items, counts, starts, strict=False)
+    ]
+    found = [(item, places) for item, places in parts if places]
+    for arrays, group in groupby(found, lambda entry: is_array(Path(entry[0].path))):
         if not arrays:
-            yield from ((item, item.name, result) for item, result in read_images(list(part), read))
+            yield from ((item, item.name, result) for item, result in read_images([item for item, _ in group], read))
             continue
-        for item in part:
+        for item, places in group:
             try:
-                _, results = read_array(Path(item.path), config.sides, config.channels, config.fit)
-                for number, result in enumerate(results):
+                _, results = read_array(Path(item.path), config.sides, config.channels, config.fit, places.start)
+                for number, result in zip(places, results, strict=False):
                     yield item, f"{item.path}/{number}", result
             except WganError as error:
                 yield item, item.path, BadFile(item.path, str(error).removeprefix(f"{item.path}: "))

@@ -212,6 +212,19 @@ def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
     return 3600 * hours + 60 * minutes + seconds
 
 
+def shard_option(help: str) -> Callable[[F], F]:
+    return option("--shard", metavar="I/N", callback=_shard, help=help)
+
+
+def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int]:
+    if value is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise click.BadParameter(f"{value!r} is not a part such as 1/8, the first of 8, or 8/8, the last.")
+    return int(match[1]), int(match[2])
+
+
 def check_stdout() -> None:
     if getattr(sys.stdout, "name", "") == os.devnull:  # as `main` has it; with > /dev/null it is <stdout>
         raise UsageError("standard output is closed, and this goes there")

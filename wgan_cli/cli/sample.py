@@ -11,7 +11,17 @@ import click
 from .. import UsageError
 from ..config import RANGES, Range
 from ..files import check_writable, names_folder
-from .options import any_path, check_stdout, checkpoint_argument, command, device_option, option, seed_option, within
+from .options import (
+    any_path,
+    check_stdout,
+    checkpoint_argument,
+    command,
+    device_option,
+    option,
+    seed_option,
+    shard_option,
+    within,
+)
 
 
 @command(short_help="Draw samples from a checkpoint.")
@@ -39,6 +49,7 @@ from .options import any_path, check_stdout, checkpoint_argument, command, devic
 @option("--truncation", type=float, metavar="X", help="Draw latents again beyond this many deviations.")
 @option("--raw", is_flag=True, help="Weights of the last step, not their average.")
 @option("--nrow", type=within(Range(1)), metavar="N", help="Images in a row of the grid.")
+@shard_option("Only the I-th of N parts of these images, for a folder or an array: N processes share the work.")
 @device_option()
 def sample(
     checkpoint: Path,
@@ -51,6 +62,7 @@ def sample(
     truncation: float | None,
     raw: bool,
     nrow: int | None,
+    shard: tuple[int, int],
     device: str,
 ) -> None:
     """\b
@@ -76,6 +88,11 @@ def sample(
                 f"-o {out}: must end in .png, .npz or .npy, or for a folder of PNGs in /; `-o -` is standard output"
             )
         check_writable(Path(out, "*.png") if folder else Path(out), "-o")
+    if shard[1] > 1 and (class_name == "all" or not (out.lower().endswith((".npz", ".npy")) or names_folder(out))):
+        raise UsageError(
+            f"--shard {shard[0]}/{shard[1]}: a grid and the rows of all classes cannot be put together from parts; "
+            "name a folder, an .npz or an .npy, and one class"
+        )
     if truncation is not None and not truncation >= 0.01:
         raise UsageError(f"--truncation {truncation:g}: must be a number from 0.01; latents are drawn till all fit")
     first = index or 0
@@ -94,6 +111,8 @@ def sample(
     if interpolate:
         stem += f"-from{first}-step{interpolate}"  # other pictures than those of the seed itself
         rows, first, nrow = sampling.interpolate(rows, interpolate), 0, nrow or interpolate
+    mine = sampling.part(len(rows), shard)
+    rows, first = rows[mine.start : mine.stop], first + mine.start
     y = sampling.classes_of(config.classes, class_name, range(first, first + len(rows)))
     if y is not None and class_name:
         stem += f"-class{y[0]}" if y.ndim == 1 else f"-classes-{len(rows)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from .. import DataError
+from .. import DataError, UsageError
 from ..console import Console, printable
 from .options import (
     any_path,
@@ -21,6 +21,7 @@ from .options import (
     null_option,
     option,
     seed_option,
+    shard_option,
 )
 
 
@@ -32,6 +33,7 @@ from .options import (
 @option("--summary", is_flag=True, help="Add the means on these images and on as many samples, and their difference.")
 @option("--class", "class_name", metavar="NAME", help="Of all images.  [default: the name of each one's folder]")
 @seed_option("Of the summary's samples.")
+@shard_option("Only the I-th of N parts of the images: N processes share the work.")
 @device_option()
 @click.pass_obj
 def critic_score(
@@ -44,6 +46,7 @@ def critic_score(
     summary: bool,
     class_name: str | None,
     seed: int,
+    shard: tuple[int, int],
     device: str,
 ) -> None:
     """\b
@@ -59,6 +62,8 @@ def critic_score(
     """
     if not paths:
         raise click.UsageError("name images, folders or zips, or `-` for a list on standard input")
+    if summary and shard[1] > 1:
+        raise UsageError(f"--shard {shard[0]}/{shard[1]}: --summary is of all images; take it in a run of its own")
     check_stdout()
 
     from ..checkpoint import network
@@ -71,7 +76,7 @@ def critic_score(
     items = find_images(listed)
     numbers = class_numbers(config.classes, items, class_name)
     stdout, scores, bad = sys.stdout.buffer, [], 0
-    for name, result in score_images(critic, config, items, numbers):
+    for name, result in score_images(critic, config, items, numbers, shard):
         if isinstance(result, BadFile):
             bad += 1
             console.error(f"{name}: {result.reason}")
