@@ -60,8 +60,9 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-stress: $(INSTALLED) ## kill 50 runs at random moments, and see each end as one never killed (minutes)
+stress: $(INSTALLED) ## kill 50 runs at random moments, then 30 of two processes, and see each end as one never killed (20 minutes)
 	$(BIN)/python tests/stress.py
+	$(BIN)/python tests/stress.py --processes 2 --kills 30
 
 fuzz: $(INSTALLED) ## 2,400 mutated files and command lines, and see each end as documented (minutes)
 	$(BIN)/python tests/fuzz.py

@@ -1,11 +1,12 @@
 """Runs of `wgan train` killed at random moments: nothing is lost, and they end as one that was never killed.
 
-    python tests/stress.py [--kills 50] [--seed 0]
+    python tests/stress.py [--kills 50] [--seed 0] [--processes 2]
 
 A moment is one while a process starts and reads its images, one of training, or one while a checkpoint or a grid is
 being written, which is seen by its temporary file. After each kill the newest checkpoint loads, and metrics.jsonl has
 every step in whole lines; a run that goes on to the end has the same files, byte for byte but for what is measured: two
-columns, and the speed in the picture.
+columns, and the speed in the picture. With --processes, one of so many that torchrun has started is killed, and
+torchrun goes on by itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,16 +36,31 @@ MOMENTS = ("checkpoint", "training", "checkpoint", "grid", "training", "start") 
 TEMPORARY = {"checkpoint": ".ckpt*.tmp", "grid": "samples/.*.tmp"}
 
 
-def start(out: Path) -> subprocess.Popen[bytes]:
+def start(out: Path, processes: int = 1) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WGAN_CACHE": str(out.parent / "cache")}
+    several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "9"]
+    command = [*several, "--nproc-per-node", str(processes), "-m", "wgan_cli"] if processes > 1 else COMMAND
     return subprocess.Popen(
-        [*COMMAND, *TRAIN.split(), out], cwd=out.parent.parent, env=environment, stdout=subprocess.DEVNULL
+        [*command, *TRAIN.split(), out],
+        cwd=out.parent.parent,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if processes > 1 else None,  # torchrun says much of each kill
     )
 
 
 def kill(out: Path, moment: str, rng: random.Random, seconds: float) -> str:
     """The moment at which a SIGKILL met a run: as asked for if the temporary file that tells so is left."""
     process = start(out)
+    wait_for(process, out, moment, rng, seconds)
+    alive = process.poll() is None
+    process.kill()
+    process.wait()
+    met = moment not in TEMPORARY or any(out.glob(TEMPORARY[moment]))
+    return "none: it had ended" if not alive else moment if met else "training"
+
+
+def wait_for(process: subprocess.Popen[bytes], out: Path, moment: str, rng: random.Random, seconds: float) -> None:
     if moment == "start":
         time.sleep(rng.uniform(0, seconds))
     elif moment == "training":
@@ -59,11 +76,20 @@ def kill(out: Path, moment: str, rng: random.Random, seconds: float) -> str:
             while process.poll() is None and not any(out.glob(TEMPORARY[moment])):
                 pass
         time.sleep(rng.choice([0, 0, 0.003]))
-    alive = process.poll() is None
-    process.kill()
-    process.wait()
-    met = moment not in TEMPORARY or any(out.glob(TEMPORARY[moment]))
-    return "none: it had ended" if not alive else moment if met else "training"
+
+
+def kill_one(process: subprocess.Popen[bytes], out: Path, moment: str, rng: random.Random, seconds: float) -> str:
+    """The moment at which a SIGKILL met one of the processes that torchrun has started; by then it has others."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and not children.read_text():
+        time.sleep(0.01)
+    wait_for(process, out, moment, rng, seconds)
+    if process.poll() is not None or not (workers := children.read_text().split()):
+        return "none: it had ended"
+    os.kill(int(rng.choice(workers)), signal.SIGKILL)
+    while process.poll() is None and set(workers) & set(children.read_text().split()):
+        time.sleep(0.05)
+    return moment
 
 
 def check_killed(out: Path) -> None:
@@ -87,16 +113,21 @@ def product(out: Path) -> dict[str, object]:
     return found
 
 
-def trial(home: Path, number: int, seed: int, seconds: float, reference: dict[str, object]) -> Counter[str]:
+def trial(
+    home: Path, number: int, seed: int, seconds: float, reference: dict[str, object], processes: int
+) -> Counter[str]:
     """One run that is killed up to three times and then ends; how often at which moment."""
     rng, out = random.Random(f"{seed} {number}"), home / str(number) / "run"
     out.parent.mkdir()
     kills: Counter[str] = Counter()
     moment = MOMENTS[number % len(MOMENTS)]
+    together = start(out, processes) if processes > 1 else None
     for _ in range(rng.randint(1, 3)):
-        kills[kill(out, moment, rng, seconds)] += 1
-        check_killed(out)
-    process = start(out)
+        met = kill_one(together, out, moment, rng, seconds) if together else kill(out, moment, rng, seconds)
+        kills[met] += 1
+        if not together:
+            check_killed(out)
+    process = together or start(out)
     assert process.wait() == 0
     found = product(out)
     differing = {name for name in found.keys() | reference.keys() if found.get(name) != reference.get(name)}
@@ -104,23 +135,23 @@ def trial(home: Path, number: int, seed: int, seconds: float, reference: dict[st
     return kills
 
 
-def stress(home: Path, kills: int, seed: int) -> Iterator[Counter[str]]:
+def stress(home: Path, kills: int, seed: int, processes: int = 1) -> Iterator[Counter[str]]:
     """Trials till there were so many kills; the counts after each."""
     write_images(home / "imgs")
     whole = home / "whole" / "run"
     whole.parent.mkdir()
     began = time.monotonic()
-    assert start(whole).wait() == 0
+    assert start(whole, processes).wait() == 0
     seconds = (time.monotonic() - began) / 2  # half of it goes into imports
     reference = product(whole)
     assert len(reference["metrics.jsonl"]) == STEPS  # type: ignore[arg-type]
     total: Counter[str] = Counter()
-    workers = len(os.sched_getaffinity(0))
+    workers = 1 if processes > 1 else len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers) as pool:
         number = 0
         while count(total) < kills:
             numbers = range(number, number + workers)
-            for found in pool.map(lambda n: trial(home, n, seed, seconds, reference), numbers):
+            for found in pool.map(lambda n: trial(home, n, seed, seconds, reference, processes), numbers):
                 total += found
             number += workers
             yield total
@@ -134,9 +165,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="wgan-stress-") as home:
-        for total in stress(Path(home), given.kills, given.seed):
+        for total in stress(Path(home), given.kills, given.seed, given.processes):
             print(dict(total), file=sys.stderr)
     print(f"{count(total)} kills, by moment {dict(total)}; every run ended as one never killed")
 

@@ -51,7 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def torchrun(size: int, *words: str | Path, given: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """Several processes at work."""
-    started = ["-m", "torch.distributed.run", "--nproc-per-node", str(size), *given, *words]
+    started = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), *given, *words]
     return subprocess.Popen([sys.executable, *started], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
