@@ -134,13 +134,9 @@ def _onnx(program: Any, names: list[str]) -> tuple[bytes, str]:
     made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=inputs, output_names=[output])
     assert made is not None
     model: Any = made.model_proto
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    for value in (*graph.input, *graph.output):
+    for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    graph.ClearField("value_info")  # what may be inferred, with torch's own name of the batch
+    model.graph.ClearField("value_info")  # which has torch's own name of the batch, and may be inferred
     return model.SerializeToString(deterministic=True), f"ONNX, opset {model.opset_import[0].version}"
 
 
