@@ -15,7 +15,7 @@ from .sample import enlarged, generate, grid, to_image, to_output
 
 # How Pillow writes each form: without loss, but for a GIF's 256 colours a frame; and the longest side it holds.
 FORMS: dict[str, dict[str, Any]] = {
-    ".webp": {"format": "WEBP", "lossless": True, "exact": True},
+    ".webp": {"format": "WEBP", "lossless": True},
     ".gif": {"format": "GIF"},
     ".apng": {"format": "PNG"},
 }
