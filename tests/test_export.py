@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from tiny import call, new_run, save, wgan
 
 from wgan_cli import export, load
@@ -28,6 +29,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="no onnxruntime: pip ins
 pytest.importorskip("onnxscript", reason="no onnxscript: pip install '.[export]'")
 safetensors = pytest.importorskip("safetensors", reason="no safetensors: pip install '.[export]'")
 
+ROOT = Path(__file__).parent.parent
 CLASSES = {"labels": "folders", "classes": ("cat", "dog", "eel")}
 RUNS: Mapping[str, Mapping[str, Any]] = {
     "dcgan": {"width": 128, "variant": "ns"},  # so wide that training multiplies matrices between 8x8 and 4x4
@@ -207,6 +209,23 @@ def test_safetensors_hold_the_weights_and_the_settings(words: tuple[str, ...], t
         assert all((file.get_tensor(name) == wanted[name]).all() for name in wanted)
     assert about["network"] == ("critic" if words else "generator")
     assert TrainConfig.from_dict(about["config"]) == networks.config
+
+
+def test_the_python_of_the_page_runs(tmp_path: Path) -> None:
+    made = make(tmp_path, latent=128)
+    for form in export.FORMS:
+        exported(made, f"generator{form}")
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/export.md").read_text(), re.M | re.S)
+    assert len(blocks) == 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+        if block.startswith("import torch"):
+            assert names["images"].shape == (16, 3, 16, 16)
+    image = np.asarray(Image.open("first.png"))
+    rows = torch.from_numpy(names["latents"])
+    wanted = levels(names["generator"](rows).detach().numpy())[0]
+    assert image.shape == (16, 16, 3) and np.abs(image - wanted).max() <= 0.51
 
 
 # ---- The file
