@@ -35,7 +35,7 @@ from .sample import CHUNK, generate, latents
 # The packages that each form takes to be written and to be run.
 FORMS = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".pt2": (), ".safetensors": ("safetensors",)}
 INSTALL = "as in pip install 'wgan[export]'"
-CLOSE = 1e-4  # of an output, or of the largest one where that is above 1: rounding stays a hundred times under this
+CLOSE = 1e-4  # of an output, or of the largest one where that is above 1; rounding stays well under this
 
 
 def export(
@@ -54,27 +54,24 @@ def export(
     if uint8 and (not config.size or config.channels not in (1, 3)):
         given = f"images of {config.channels} channels" if config.size else "points"
         raise UsageError(f"--uint8: makes RGB of grey or colour images, and this checkpoint draws {given}")
-    numbers = np.arange(CHUNK) % len(config.classes) if config.classes else None
-    samples = torch.cat(list(generate(generator, latents(0, range(CHUNK), config.latent), y=numbers)))
-    picture = "image" if config.size else "point"
+    inputs, names = [torch.from_numpy(latents(0, range(CHUNK), config.latent))], ["latent"]
+    picture = output = "image" if config.size else "point"
+    y = np.arange(CHUNK) % len(config.classes) if config.classes else None
+    net = _EightBit(generator) if uint8 else generator
     if critic:
-        net, names, first = network(checkpoint, "critic")[0], [picture, "score"], samples
-    else:
-        net, names, first = generator, ["latent", picture], torch.from_numpy(latents(0, range(CHUNK), config.latent))
-    inputs = [first] if numbers is None else [first, torch.from_numpy(numbers)]
-    if numbers is not None:
-        names.insert(1, "class")
+        net, output = network(checkpoint, "critic")[0], "score"
+        inputs, names = [torch.cat([*generate(generator, inputs[0].numpy(), y=y)])], [picture]
+    if y is not None:
+        inputs, names = [*inputs, torch.from_numpy(y)], [*names, "class"]
     with torch.inference_mode():
-        if uint8:
-            net = EightBit(net)
         wanted = net(*inputs)
-
+    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as file:
         with _hushed(), torch.no_grad():
             if form == ".safetensors":
                 content, note = _safetensors(net, config, "critic" if critic else "generator")
             else:
-                content, note = _WRITERS[form](_traced(_plain(net), inputs), names)
+                content, note = _WRITERS[form](_traced(_plain(net), inputs), names, output)
         file.write(content)
         file.flush()
         with _hushed(), torch.no_grad():
@@ -87,11 +84,11 @@ def export(
                 f"{out}: not written, as the file would differ from the checkpoint by {difference:.3g} on {CHUNK} "
                 f"latents, and {limit:.3g} is the most; try other versions of torch{', '.join(['', *FORMS[form]])}"
             )
-    unit = " levels of 8 bits" if uint8 else ""
+    unit = " of 255 levels" if uint8 else ""
     console.notice(f"{note}; differs from the checkpoint by {difference:.3g}{unit} at most, on {CHUNK} latents")
 
 
-class EightBit(nn.Module):
+class _EightBit(nn.Module):
     """A generator whose images are RGB, uint8 [B, 3, H, W], rounded as in the files of `wgan sample`; grey thrice."""
 
     def __init__(self, generator: nn.Module) -> None:
@@ -129,9 +126,8 @@ def _traced(net: nn.Module, inputs: Sequence[Tensor]) -> Any:
     return program
 
 
-def _onnx(program: Any, names: list[str]) -> tuple[bytes, str]:
-    *inputs, output = names
-    made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=inputs, output_names=[output])
+def _onnx(program: Any, names: list[str], output: str) -> tuple[bytes, str]:
+    made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names, output_names=[output])
     assert made is not None
     model: Any = made.model_proto
     for value in (*model.graph.input, *model.graph.output):
@@ -146,11 +142,11 @@ def _run_onnx(path: str, names: list[str], inputs: Sequence[Tensor]) -> Tensor:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=False)}
+    arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
     return torch.from_numpy(session.run(None, arrays)[0])
 
 
-def _pt2(program: Any, names: list[str]) -> tuple[bytes, str]:
+def _pt2(program: Any, names: list[str], output: str) -> tuple[bytes, str]:
     buffer = BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue(), f"torch.export of torch {torch.__version__}"
