@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageSequence
 from tiny import call, new_run, save
 
+from wgan_cli import walk
 from wgan_cli.sample import GAP, generate, interpolate, latents
+from wgan_cli.walk import FRAME, once
 
 SIDE = 16
 
@@ -175,7 +177,7 @@ def test_a_missing_folder_is_made_and_a_name_that_is_no_utf8_is_printed_as_it_is
     ("words", "text"),
     [
         (("-o", "grid.jpg"), ".png"),
-        (("--shard", "1/2"), "--shard 1/2: a grid"),
+        (("--shard", "1/2"), "--shard 1/2: one picture"),
         (("--shard", "0/2", "-o", "a.npy"), "'0/2' is not a part such as 1/8"),
         (("--shard", "3/2", "-o", "a.npy"), "'3/2' is not a part"),
         (("--shard", "half", "-o", "a.npy"), "'half' is not a part"),
@@ -196,6 +198,13 @@ def test_a_missing_folder_is_made_and_a_name_that_is_no_utf8_is_printed_as_it_is
         (("--index", str(2**63 - 1), "-n", "3"), "below 2^63"),
         (("--interpolate", "5", "-n", "1"), "-n 2"),
         (("--interpolate", "5", "--index", "3"), "-n 2"),
+        (("-o", "walk.webp"), "--interpolate"),
+        (("-o", "walk.GIF", "-n", "3"), "--interpolate"),
+        (("--loop",), "--interpolate"),
+        (("--loop", "--interpolate", "5", "-n", "1"), "-n 2"),
+        (("--scale", "0"), "--scale"),
+        (("--scale", "2", "-o", "a.npz"), "--scale 2"),
+        (("--scale", "2", "-o", "faces/"), "--scale 2"),
     ],
 )
 def test_usage_errors(words: tuple[str, ...], text: str, checkpoint: Path) -> None:
@@ -309,6 +318,96 @@ def test_interpolation_is_drawn_a_row_a_pair(checkpoint: Path) -> None:
         assert np.abs(tile(grid, row, column) - ends[end]).max() <= 1
     frames = draw(checkpoint, "--interpolate", "5")
     assert frames.shape == (8 * 5, SIDE, SIDE, 3)  # nine latents unless -n says
+
+
+# ---- Walks that move, and pixels that are squares
+
+
+def frames(name: str) -> NDArray[np.uint8]:
+    """[T, H, W, C]."""
+    with Image.open(name) as image:
+        assert image.info["loop"] == 0  # without end
+        pictures = []
+        for picture in ImageSequence.Iterator(image):
+            picture.load()
+            assert picture.info["duration"] == FRAME
+            pictures.append(np.asarray(picture.convert("RGB")))
+        return np.stack(pictures)
+
+
+@pytest.mark.parametrize("form", ["webp", "apng", "gif"])
+@pytest.mark.parametrize("loop", [True, False])
+def test_a_walk_moves_through_each_latent_once(form: str, loop: bool, checkpoint: Path) -> None:
+    words = ("-n", "3", "--interpolate", "5", *["--loop"][:loop])
+    drawn = draw(checkpoint, *words)
+    assert len(drawn) == 5 * (3 if loop else 2)
+    ends = draw(checkpoint, "-n", "3").astype(int)
+    assert np.abs(drawn[[0, 5]] - ends[:2]).max() <= 1 and np.abs(drawn[-1] - ends[0 if loop else 2]).max() <= 1
+    once = np.delete(drawn, [4, 9, 14] if loop else [4], axis=0)  # each pair's end is the next one's beginning
+    assert call("sample", checkpoint, *words, "-o", f"walk.{form}") == (0, f"walk.{form}\n".encode(), "")
+    before, moved = Path(f"walk.{form}").read_bytes(), frames(f"walk.{form}").astype(int)
+    assert moved.shape == once.shape == (12 if loop else 9, SIDE, SIDE, 3)
+    # A GIF has 256 colours for the 256 pixels. Places in a batch, and so last bits, differ between the two.
+    assert np.abs(moved - once).max() <= (24 if form == "gif" else 1)
+    assert (moved != once).mean() < (1 if form == "gif" else 0.01)
+    assert call("sample", checkpoint, *words, "-o", f"walk.{form}").code == 0
+    assert Path(f"walk.{form}").read_bytes() == before
+
+
+def test_loop_closes_a_grid_by_a_row_and_nothing_is_doubled_at_a_seam(checkpoint: Path) -> None:
+    assert call("sample", checkpoint, "-n", "3", "--interpolate", "4", "--loop", "-o", "g.png").code == 0
+    grid = pixels("g.png").astype(int)
+    assert grid.shape == (3 * (SIDE + GAP) + GAP, 4 * (SIDE + GAP) + GAP, 3)
+    assert np.abs(tile(grid, 2, 3) - tile(grid, 0, 0)).max() <= 1
+    rows = interpolate(latents(0, range(3), 6), 4, loop=True)
+    np.testing.assert_allclose(rows[-1], rows[0], rtol=1e-6)
+    walked = once(rows, 4, loop=True)
+    assert len(np.unique(walked.round(5), axis=0)) == len(walked) == 9
+
+
+def test_scale_makes_squares_of_pixels(checkpoint: Path) -> None:
+    small = draw(checkpoint, "-n", "4")
+    assert call("sample", checkpoint, "-n", "4", "--scale", "3", "-o", "g.png").code == 0
+    grid, side = pixels("g.png"), 3 * SIDE
+    assert grid.shape == (2 * (side + GAP) + GAP, 2 * (side + GAP) + GAP, 3)
+    last = grid[-GAP - side : -GAP, -GAP - side : -GAP]
+    assert (last == small[3].repeat(3, axis=0).repeat(3, axis=1)).all()
+    words = ("-n", "2", "--interpolate", "3", "-o", "w.webp")
+    assert call("sample", checkpoint, *words).code == 0
+    moved = frames("w.webp")
+    assert call("sample", checkpoint, *words, "--scale", "2").code == 0
+    assert (frames("w.webp") == moved.repeat(2, axis=1).repeat(2, axis=2)).all()
+
+
+def test_every_class_moves_beside_the_others(tmp_path: Path) -> None:
+    state = new_run(latent=6, labels="folders", classes=("a", "b", "c"))
+    with torch.no_grad():
+        for parameter in state.generator.parameters():
+            parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
+    made = save(state, tmp_path / "ckpt.pt")
+    words = ("-n", "2", "--interpolate", "3")
+    assert call("sample", made, *words, "--nrow", "3", "-o", "all.webp").code == 0  # unless --class names one
+    montage = frames("all.webp")
+    assert montage.shape == (3, SIDE + 2 * GAP, 3 * (SIDE + GAP) + GAP, 3)
+    for number, name in enumerate("abc"):
+        assert call("sample", made, *words, "--class", name, "-o", "one.webp").code == 0
+        one = frames("one.webp")
+        assert one.shape == (3, SIDE, SIDE, 3)
+        assert all((tile(frame, 0, number) == alone).all() for frame, alone in zip(montage, one, strict=True))
+    assert (tile(montage[0], 0, 0) != tile(montage[0], 0, 1)).any()
+
+
+def test_what_cannot_move_is_refused(checkpoint: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = call("sample", toy, "-n", "2", "--interpolate", "3", "-o", "w.gif")
+    assert (done.code, done.out) == (2, b"") and "points" in done.err
+    monkeypatch.setitem(walk.LONGEST, ".webp", 2 * SIDE - 1)
+    words = ("-n", "2", "--interpolate", "2", "-o", "w.webp")
+    done = call("sample", checkpoint, *words, "--scale", "2")
+    assert (done.code, done.out) == (2, b"") and "32x32" in done.err and "31 at most" in done.err
+    assert os.listdir() == [] and call("sample", checkpoint, *words).code == 0
+
+
+# ---- Batches
 
 
 @pytest.mark.parametrize(("first", "count"), [(0, 1), (63, 2), (60, 200), (128, 64)])

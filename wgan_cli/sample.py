@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from io import BytesIO
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,13 +45,15 @@ def latents(seed: int, indices: Sequence[int], size: int, truncation: float | No
     return rows
 
 
-def interpolate(ends: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+def interpolate(ends: NDArray[np.float32], steps: int, loop: bool = False) -> NDArray[np.float32]:
     """[n + 1, L] latents → [n · steps, L]: from each to the next in `steps` points along the great circle.
+
+    loop: [n, L] → [n · steps, L], as there is a pair more, from the last latent to the first.
 
     Spherical, as the norms of normal latents concentrate (White 2016, arXiv 1609.04468). Both ends are included.
     """
-    rows = []
-    for a, b in zip(ends[:-1].astype(np.float64), ends[1:].astype(np.float64), strict=True):
+    rows, stations = [], ends.astype(np.float64)
+    for a, b in pairwise([*stations, stations[0]] if loop else stations):
         cosine = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
         angle = math.acos(float(np.clip(cosine, -1, 1)))
         for t in np.linspace(0, 1, steps):
@@ -128,6 +130,7 @@ def write_samples(
     first: int = 0,  # index of the first latent
     stem: str = "",  # of the names in a folder
     columns: int | None = None,  # of a grid
+    scale: int = 1,  # a grid's pixels are squares of this side
     stdout: BinaryIO | None = None,  # what `-` means
 ) -> None:
     """Generate a sample for each latent and write them as `out` asks.
@@ -152,7 +155,7 @@ def write_samples(
         return
     mark, picture = PngInfo(), BytesIO()  # a pipe cannot seek
     mark.add_text("Software", GRID_MARK)  # so that it is never taken for an image to train on
-    grid(np.concatenate(list(chunks)), columns).save(picture, "PNG", pnginfo=mark)
+    grid(enlarged(np.concatenate(list(chunks)), scale), columns).save(picture, "PNG", pnginfo=mark)
     with nullcontext(stdout) if stdout else replacing(path) as file:
         file.write(picture.getbuffer())
 
@@ -197,6 +200,11 @@ def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
     if channels not in (1, 3, 4):
         pixels = pixels[:, :, : 1 if channels == 2 else 3]
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+
+
+def enlarged(images: NDArray[Any], scale: int) -> NDArray[Any]:
+    """[N, H, W, C] → [N, scale · H, scale · W, C], each pixel a square; points [N, D] stay as they are."""
+    return images.repeat(scale, axis=1).repeat(scale, axis=2) if images.ndim == 4 else images
 
 
 def scatter(points: NDArray[np.float32], side: int = 512, extent: float = 2.5) -> Image.Image:

@@ -17,7 +17,7 @@ import click
 
 from .. import EXIT_CODES, PIPE_CLOSED, StoppedError, WganError, __version__, signals
 from ..console import Console
-from . import evaluate, info, options, sample, score, train
+from . import evaluate, export, info, options, sample, score, train
 
 
 def main() -> NoReturn:
@@ -124,6 +124,7 @@ def cli() -> None:
     wgan sample run/ckpt.pt -n 64 -o grid.png         draw samples
     wgan critic-score run/ckpt.pt imgs/ | sort -g     rank images by the critic
     wgan evaluate run/ --data heldout/                distances between samples and data
+    wgan export run/ -o generator.onnx                a file for other programs
     wgan info run/                                    what a checkpoint holds
 
     Train a Wasserstein GAN on images, sample from it, rank images by its critic.
@@ -133,5 +134,5 @@ def cli() -> None:
     """
 
 
-for _command in (train.train, sample.sample, score.critic_score, evaluate.evaluate, info.info):
+for _command in (train.train, sample.sample, score.critic_score, evaluate.evaluate, export.export, info.info):
     cli.add_command(_command)

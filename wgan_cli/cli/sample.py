@@ -33,7 +33,7 @@ from .options import (
     type=any_path,
     default="samples.png",
     show_default=True,
-    help="FILE.png (a grid), DIR/ (a file each), FILE.npz, FILE.npy or `-`.",
+    help="FILE.png (a grid), DIR/ (a file each), FILE.npz, FILE.npy or `-`; of a walk FILE.webp, .gif or .apng.",
 )
 @seed_option("Of the latents.")
 @option(
@@ -45,10 +45,12 @@ from .options import (
     metavar="STEPS",
     help="Walk from each of the N latents to the next, a row a pair.  [N: 9]",
 )
+@option("--loop", is_flag=True, help="Walk from the last latent back to the first.")
 @option("--class", "class_name", metavar="NAME", help="Draw this class, or `all`: N of each, a row a class.")
 @option("--truncation", type=float, metavar="X", help="Draw latents again beyond this many deviations.")
 @option("--raw", is_flag=True, help="Weights of the last step, not their average.")
 @option("--nrow", type=within(Range(1)), metavar="N", help="Images in a row of the grid.")
+@option("--scale", type=within(Range(1)), metavar="N", help="Enlarge pixels of a grid or a walk to squares of side N.")
 @shard_option("Only the I-th of N parts of these images, for a folder or an array: N processes share the work.")
 @device_option()
 def sample(
@@ -58,10 +60,12 @@ def sample(
     seed: int,
     index: int | None,
     interpolate: int | None,
+    loop: bool,
     class_name: str | None,
     truncation: float | None,
     raw: bool,
     nrow: int | None,
+    scale: int | None,
     shard: tuple[int, int],
     device: str,
 ) -> None:
@@ -71,26 +75,31 @@ def sample(
     wgan sample run/ckpt.pt -n 50000 -o samples.npz            an array [N, H, W, C]
     wgan sample run/ckpt.pt -n 16 -o - | display
     wgan sample run/ckpt.pt --class all -n 8                   a row a class
+    wgan sample run/ckpt.pt --interpolate 30 --loop -o walk.webp
 
     Draw samples from a checkpoint; prints the path written.
 
     Image i of a seed is the same whatever the number of images or the form they are written in. Without --class,
     the classes of a run with --labels come in turn.
     """
+    moving = out.lower().endswith((".webp", ".gif", ".apng")) and not names_folder(out)
     if out == "-":
         check_stdout()
         if sys.stdout.isatty():
             raise UsageError("-o - writes a PNG to standard output, which is a terminal; name a file or pipe it on")
     else:
         folder = names_folder(out)
-        if not folder and not out.lower().endswith((".png", ".npz", ".npy")):
+        if not folder and not moving and not out.lower().endswith((".png", ".npz", ".npy")):
             raise UsageError(
-                f"-o {out}: must end in .png, .npz or .npy, or for a folder of PNGs in /; `-o -` is standard output"
+                f"-o {out}: must end in .png, .npz or .npy, of a walk in .webp, .gif or .apng, or for a folder of PNGs "
+                "in /; `-o -` is standard output"
             )
+        if scale and not moving and (folder or not out.lower().endswith(".png")):
+            raise UsageError(f"--scale {scale}: -o {out} is neither a grid nor a walk; enlarge one of these")
         check_writable(Path(out, "*.png") if folder else Path(out), "-o")
     if shard[1] > 1 and (class_name == "all" or not (out.lower().endswith((".npz", ".npy")) or names_folder(out))):
         raise UsageError(
-            f"--shard {shard[0]}/{shard[1]}: a grid and the rows of all classes cannot be put together from parts; "
+            f"--shard {shard[0]}/{shard[1]}: one picture, and the rows of all classes, cannot be put together from parts; "
             "name a folder, an .npz or an .npy, and one class"
         )
     if truncation is not None and not truncation >= 0.01:
@@ -99,6 +108,10 @@ def sample(
     count = count or (1 if index is not None else 9 if interpolate else 8 if class_name == "all" else 64)
     if first + count > 2**63:
         raise UsageError(f"--index {first} with -n {count}: the last index must be below 2^63")
+    if moving and not interpolate:
+        raise UsageError(f"-o {out}: moves, so it takes --interpolate STEPS to walk by; a grid is a .png")
+    if loop and not interpolate:
+        raise UsageError("--loop: closes a walk, so it takes --interpolate STEPS")
     if interpolate and count < 2:
         raise UsageError(f"--interpolate {interpolate}: needs -n 2 or more latents to walk between, not {count}")
 
@@ -110,7 +123,16 @@ def sample(
     stem = f"seed{seed}"
     if interpolate:
         stem += f"-from{first}-step{interpolate}"  # other pictures than those of the seed itself
-        rows, first, nrow = sampling.interpolate(rows, interpolate), 0, nrow or interpolate
+        rows = sampling.interpolate(rows, interpolate, loop)
+        first, nrow = 0, nrow or (None if moving else interpolate)
+    if moving:
+        from ..walk import once, write_walk
+
+        rows = once(rows, interpolate or 0, loop)
+        y = sampling.classes_of(config.classes, class_name or ("all" if config.classes else None), range(len(rows)))
+        write_walk(generator, rows, out, y=y, columns=nrow, scale=scale or 1)
+        click.echo(os.fsencode(out))
+        return
     mine = sampling.part(len(rows), shard)
     rows, first = rows[mine.start : mine.stop], first + mine.start
     y = sampling.classes_of(config.classes, class_name, range(first, first + len(rows)))
@@ -118,6 +140,8 @@ def sample(
         stem += f"-class{y[0]}" if y.ndim == 1 else f"-classes-{len(rows)}"
         nrow = nrow or (None if y.ndim == 1 else len(rows))
     stdout = sys.stdout.buffer if out == "-" else None
-    sampling.write_samples(generator, rows, out, first=first, y=y, stem=stem, columns=nrow, stdout=stdout)
+    sampling.write_samples(
+        *(generator, rows, out), first=first, y=y, stem=stem, columns=nrow, scale=scale or 1, stdout=stdout
+    )
     if out != "-":
         click.echo(os.fsencode(out))

@@ -36,8 +36,12 @@ class UpsampleConv(nn.Conv2d):
     def __init__(self, maps_in: int, maps_out: int, bias: bool = True) -> None:
         super().__init__(maps_in, maps_out, 3, padding=1, bias=bias)
 
+    @property
+    def kernel(self) -> Tensor:
+        return _widened(self.weight).flip(2, 3).transpose(0, 1)
+
     def forward(self, image: Tensor) -> Tensor:
-        doubled = transposed(image, _widened(self.weight).flip(2, 3).transpose(0, 1))
+        doubled = transposed(image, self.kernel)
         return doubled if self.bias is None else doubled + self.bias.view(-1, 1, 1).to(doubled.dtype)
 
 
