@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import DivergedError, StoppedError, UsageError, WganError, reason
-from .watchdog import LostError, Watchdog
+from .watchdog import LostError, Watchdog, meet
 
 if TYPE_CHECKING:
     import torch
@@ -90,22 +90,24 @@ def joined(device: torch.device, hang_limit: float) -> Iterator[None]:
 
     global _group
     try:
-        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=FINDING)))
+        shared, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=FINDING)))
+        store = PrefixStore(meet(shared, here.rank, here.size, FINDING), shared)
+        watchdog = Watchdog(PrefixStore("watch", store), here.rank, here.size, hang_limit)
+        watchdog.start()
         # No time limit on what is waited for: one process may write to a slow disk, and the watchdog finds what hangs.
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=PrefixStore("group", store),
-            rank=here.rank,
-            world_size=here.size,
-            timeout=timedelta(days=100),
-            device_id=device if device.type == "cuda" else None,
-        )
+        with watchdog.working():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                store=PrefixStore("group", store),
+                rank=here.rank,
+                world_size=here.size,
+                timeout=timedelta(days=100),
+                device_id=device if device.type == "cuda" else None,
+            )
     except RuntimeError as error:
         raise WganError(f"the {here.size} processes did not find each other: {reason(error)}") from None
-    watchdog = Watchdog(PrefixStore("watch", store), here.rank, here.size, hang_limit)
     _group = _Group(here, PrefixStore("said", store), watchdog)
     try:
-        watchdog.start()
         agree(0)
         yield
     except WganError as error:

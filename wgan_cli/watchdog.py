@@ -6,6 +6,7 @@ by its connection, who is stopped or cut off by its silence, who hangs by its ow
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -21,6 +22,23 @@ BEAT = 1.0  # seconds between two signs of life
 SILENT = 15.0  # seconds without one, after which a process is taken for lost
 FINDING = 5.0  # the same, when a connection to some process is lost
 MESSAGE_AFTER = 2.0  # seconds of waiting that are worth a message
+
+
+def meet(store: Any, rank: int, size: int, seconds: float) -> str:
+    """A name that is common to the processes of this attempt, and was none before: torchrun's store goes on to hold
+    what those of earlier attempts have put there, and counts attempts by machine. LostError where not all come."""
+    own, until = os.urandom(8).hex(), time.monotonic() + seconds
+    store.set(f"here {rank}", own)
+    while time.monotonic() < until:
+        if rank == 0 and store.check([f"here {each}" for each in range(size)]):
+            store.set("meeting", " ".join(store.get(f"here {each}").decode() for each in range(size)))
+        if store.check(["meeting"]) and own in (tokens := store.get("meeting").decode()).split():
+            name = hashlib.sha256(tokens.encode()).hexdigest()[:16]
+            store.set(f"{name} {rank}", "")
+            if store.check([f"{name} {each}" for each in range(size)]):
+                return name
+        time.sleep(0.05)
+    raise LostError(f"waited {seconds:.0f} s for the others of {size} processes")
 
 
 class LostError(WganError):
@@ -149,7 +167,9 @@ class Watchdog:
                     beat = self._own.get(f"beat {rank}")
                     if beat != changed[rank][0]:
                         changed[rank] = beat, now
-                    elif now - changed[rank][1] > SILENT and not self._own.check([f"end {rank}"]):
+                    elif now - changed[rank][1] > SILENT:
+                        if self._own.check([f"end {rank}"]):  # and the main thread has not met with that
+                            os._exit(int(self._own.get(f"end {rank}").split()[0]))
                         self._end(f"{self._named(rank)} has given no sign of life for {SILENT:.0f} s")
         except RuntimeError:
             if not self._ended.is_set():

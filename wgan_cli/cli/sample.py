@@ -99,8 +99,8 @@ def sample(
         check_writable(Path(out, "*.png") if folder else Path(out), "-o")
     if shard[1] > 1 and (class_name == "all" or not (out.lower().endswith((".npz", ".npy")) or names_folder(out))):
         raise UsageError(
-            f"--shard {shard[0]}/{shard[1]}: one picture, and the rows of all classes, cannot be put together from parts; "
-            "name a folder, an .npz or an .npy, and one class"
+            f"--shard {shard[0]}/{shard[1]}: one picture, and the rows of all classes, cannot be put together from "
+            "parts; name a folder, an .npz or an .npy, and one class"
         )
     if truncation is not None and not truncation >= 0.01:
         raise UsageError(f"--truncation {truncation:g}: must be a number from 0.01; latents are drawn till all fit")
