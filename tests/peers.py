@@ -115,7 +115,7 @@ if __name__ == "__main__":
     if mode == "equal":
         equal(Path(words[0]))
         sys.exit()
-    watchdog.SILENT = watchdog.FINDING = 3.0
+    watchdog.SILENT = 3.0 if mode == "train:stopped" else 60.0
     mishap(mode.removeprefix("train:"))
     sys.argv[1:] = ["train", *words]
     main()
