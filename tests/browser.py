@@ -66,6 +66,10 @@ class Page:
                 self._loaded = True
         return answer
 
+    def close(self) -> None:
+        os.close(self._orders)
+        self._answers.close()
+
     def attach(self) -> None:
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -125,4 +129,4 @@ def browser(profile: Path) -> Iterator[Page]:
             yield page
         finally:
             process.kill()
-            os.close(orders)
+            page.close()

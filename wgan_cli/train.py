@@ -37,6 +37,7 @@ def train(
     tensorboard: bool = False,
     faster: str = "",  # a command that gives samples in minutes, to be named where this run takes hours
     new_data: bool = False,  # go on with other data than the run has had
+    html: bool = False,  # keep report.html fresh too
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
@@ -44,15 +45,14 @@ def train(
     that is not finite.
     """
     began, stop = time.monotonic(), stop or Stop()
-    run = Run(out, console)
+    run = Run(out, console, html)
     resumes = run.newest.exists() and not force
     state = (
         restored_state(run.newest, config, dataset, device, console, new_data) if resumes else new_state(config, device)
     )
     if state.step >= config.steps:
         console.notice(f"{run.newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
-        if run.log.exists() and (not run.picture.exists() or run.picture.stat().st_mtime < run.log.stat().st_mtime):
-            run.draw()  # which a kill has kept from being drawn
+        run.draw_missing()
         return run.newest
     run.prepare(config, fresh=not resumes)
     training, heldout = dataset.split(config.holdout, config.batch, config.seed)

@@ -142,10 +142,12 @@ def _write_page(
 
     from .. import report
 
+    images = _images(runs[0], data, null, skip_bad, console) if data else None
+    out.parent.mkdir(parents=True, exist_ok=True)
     if len(runs) > 1:
         report.write_several(runs, out)
     else:
-        report.write(runs[0], out, _images(runs[0], data, null, skip_bad, console) if data else None)
+        report.write(runs[0], out, images)
     click.echo(os.fsencode(out))
 
 

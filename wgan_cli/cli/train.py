@@ -120,6 +120,7 @@ def _variants_text() -> str:
 @setting("sample_every", OUTPUT, metavar="STEPS", help="Between sample grids.")
 @setting("keep", OUTPUT, help="Numbered checkpoints to keep beside the newest.")
 @option("--tensorboard", is_flag=True, help="Write TensorBoard's files too.", section=OUTPUT)
+@option("--html", is_flag=True, help="Keep a page of the run fresh, report.html.", section=OUTPUT)
 @option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON.", section=OUTPUT)
 @click.pass_context
 def train(
@@ -132,6 +133,7 @@ def train(
     skip_bad: bool,
     device: str,
     tensorboard: bool,
+    html: bool,
     time_limit: float | None,
     force: bool,
     new_data: bool,
@@ -207,7 +209,7 @@ def train(
                 console.notice(f"{len(counted)} classes: {in_short(counted)}")
             with lock(out):
                 dataset = prepare(source, config, skip_bad, console, stop.reason, stop.take_save, labels)
-                done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data)
+                done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data, html)
                 click.echo(os.fsencode(done))
     except OSError as error:
         error.filename = error.filename or str(out)

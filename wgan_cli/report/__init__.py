@@ -29,7 +29,7 @@ from .settings import command, differing_rows, setting_rows
 MEANING = {
     "improving": "The run is still getting better.",
     "converged": "The run has settled.",
-    "too-early": "The run is too short to be judged.",
+    "too-early": "The run is too short to be judged: it needs more steps.",
     "critic-overfits": "The critic knows its training images by heart.",
     "critic-too-weak": "The critic cannot tell samples from images.",
     "collapsed": "The samples are too much alike.",
@@ -56,16 +56,16 @@ class Found(NamedTuple):
 
 
 def find(path: Path) -> Found:
-    """Of a run folder, or of one of its checkpoints. UsageError where there is nothing of a run."""
+    """Of a run folder, or of one of its checkpoints. What `checkpoint.load` raises where there is nothing else."""
     folder = path if path.is_dir() else path.parent
-    if path.is_dir() and not any((folder / name).exists() for name in ("ckpt.pt", "config.json", "metrics.jsonl")):
-        raise UsageError(f"{folder}: no run there; name a folder that wgan train has written")
     config, content, missing = None, None, ""
     try:
         content, config = checkpoint.load(path := newest_checkpoint(path))
     except WganError as error:
-        why = str(error).rpartition(f"{path}: ")[2] if path.is_file() else "a folder without a ckpt.pt"
-        missing = f"The checkpoint cannot be read: {why}"
+        if not any((folder / name).exists() for name in ("config.json", "metrics.jsonl")):
+            raise
+        why = str(error).rpartition(f"{path}: ")[2]
+        missing = f"The checkpoint cannot be read: {why}." if path.is_file() else "There is no checkpoint."
     try:
         config = config or TrainConfig.from_dict(json.loads((folder / "config.json").read_bytes()))
     except (OSError, ValueError, TypeError, AttributeError, UsageError):
@@ -99,9 +99,12 @@ def write(path: Path, out: Path | None = None, data: Dataset | None = None) -> N
     config, moving = found.config, {"panels": panels([(found.name, found.records)])}
     parts = [_verdict(found), _samples(found, moving), _walk(found, moving), _curves(moving)]
     parts += [_ranking(found, data), _settings(found), _origin(found)]
-    title = f"A run of {config.variant} {config.arch}, {_of_what(config)}" if config else "A run of unknown settings"
-    of = f" of {config.steps:,}" if config else ""
-    _write(out or found.folder / "report.html", title, f"Step {found.step:,}{of}.", parts, moving)
+    title, told = "A training run of unknown settings", f"Step {found.step:,}."
+    if config:
+        title = f"A training run on {_of_what(config)}"
+        system = f"Variant {config.variant} ({config.record.summary}; {config.record.paper}), networks {config.arch}."
+        told = f"Step {found.step:,} of {config.steps:,}. {system}"
+    _write(out or found.folder / "report.html", title, told, parts, moving)
 
 
 def write_several(paths: Sequence[Path], out: Path) -> None:
@@ -153,6 +156,7 @@ def _verdict(found: Found) -> str:
         f'Verdict: <span class="word {tone}">{text(verdict.word)}</span>',
         f'<p class="meaning">{text(MEANING[verdict.word])} <b>What to do:</b> {text(ADVICE[verdict.word])}.</p>',
         f"<ul>{reasons}</ul>",
+        '<p class="aside">The estimate is how far samples are from images, as the critic sees them.</p>',
         f"<details><summary>The figures behind the verdict</summary>{figures}</details>" if rows else "",
     )
 
@@ -216,7 +220,7 @@ def _samples(found: Found, moving: dict[str, Any]) -> str:
 def _walk(found: Found, moving: dict[str, Any]) -> str:
     heading = "A walk between latents"
     if found.content is None or found.config is None:
-        return part("walk", heading, lacking(f"{found.missing}. The walk is drawn by its generator."))
+        return part("walk", heading, lacking(f"{found.missing} The walk is drawn by its generator."))
     if not found.config.size:
         return part("walk", heading, lacking("The samples of this run are points, which do not make pictures."))
     try:
@@ -238,24 +242,27 @@ def _ranking(found: Found, data: Dataset | None) -> str:
     if found.config and not found.config.size:
         return part("ranking", heading, lacking("The samples of this run are points: there are no images to rank."))
     if found.content is None or found.config is None:
-        return part("ranking", heading, lacking(f"{found.missing}. The images are ranked by its critic."))
+        return part("ranking", heading, lacking(f"{found.missing} The images are ranked by its critic."))
     if data is None:
         how = "To see them, name the images: wgan info run/ --html report.html --data IMAGES"
         return part("ranking", heading, lacking(how))
     try:
-        highest, lowest, count, trained = rank(found.config, found.content, found.path, data)
+        ranked = rank(found.config, found.content, found.path, data)
     except WganError as error:
         return part("ranking", heading, lacking(f"The critic cannot be used: {str(error).rpartition(': ')[2]}"))
-    of = f"{count:,} training images" if trained else f"{count:,} images, which were not trained on"
-    how = "drawn by a fixed seed" if count < len(data) else "all there are"
+    some = ranked.scored < ranked.of
+    drawn = f"{ranked.scored:,}, drawn by a fixed seed, of the" if some else "all"
+    whose = "images that the run was trained on" if ranked.trained else "images named, none of which was trained on"
     rows = []
-    for title, entries in (("Highest: what the critic takes for real", highest), ("Lowest: what it doubts", lowest)):
+    ends = (("Highest: most like the images, says the critic", ranked.highest), ("Lowest", ranked.lowest))
+    for title, entries in ends:
         tiles = "".join(
             f'<figure><img src="{src}" alt="{text(name)}"><figcaption>{score:.3g}</figcaption></figure>'
             for name, score, src in entries
         )
         rows.append(f'<h3>{title}</h3><div class="tiles">{tiles}</div>')
-    return part("ranking", heading, f"<p>Of {of}, {how}. The number is the critic's score.</p>", *rows)
+    told = "Below each is its score. Differences between scores count, not their size."
+    return part("ranking", heading, f"<p>The critic scored {drawn} {ranked.of:,} {whose}. {told}</p>", *rows)
 
 
 # ---- Where it came from
@@ -280,7 +287,7 @@ def _settings(found: Found) -> str:
 
 def _origin(found: Found) -> str:
     if found.content is None or found.config is None:
-        return part("origin", "Versions and data", lacking(f"{found.missing}. Versions and data stand there."))
+        return part("origin", "Versions and data", lacking(f"{found.missing} Versions and data stand there."))
     data, seen = found.content["data"], Seen.of(found.content["data"], found.config)
     rows = [(f"{name} that wrote the checkpoint", version) for name, version in found.content["versions"].items()]
     held = int(seen.held.sum())

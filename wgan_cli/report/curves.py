@@ -52,7 +52,7 @@ def panels(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> list[dict[str, A
 
 def _panel(name: str, title: str, note: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
     medians = [value for line in lines if line["kind"] != "faint" for value in line["values"]]
-    logarithmic = 0 < 5 * min(medians) < max(medians)  # as `curve.zoom` has it
+    logarithmic = name in ESTIMATES and 0 < 5 * min(medians) < max(medians)  # as `curve.zoom` has it
     return {"name": name, "title": title[0].upper() + title[1:], "note": note, "log": logarithmic, "lines": lines}
 
 

@@ -86,7 +86,7 @@ function ticks(low, high, count, log) {
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
   const gap = power * [1, 2, 5, 10].find((times) => times * power >= rough);
   const found = [];
-  for (let i = Math.ceil(low / gap - 1e-9); i * gap <= high + 1e-9 * gap; i++) found.push(i * gap);
+  for (let i = Math.ceil(low / gap - 1e-9); i * gap <= high + 1e-9 * gap; i++) found.push(i * gap + 0);
   return found;
 }
 
@@ -111,14 +111,15 @@ const panels = moving.panels.map((panel) => {
     "aria-valuemin": steps[0], "aria-valuemax": steps[steps.length - 1],
   });
   const values = panel.lines.map(() => make("b"));
-  const legend = make("ul", { class: "legend" }, ...panel.lines.map((line, place) => make(
+  const at_step = make("li", { class: "at" });
+  const legend = make("ul", { class: "legend" }, at_step, ...panel.lines.map((line, place) => make(
     "li", { class: `c${line.color % 8}` },
     make("svg", { width: 24, height: 10, "aria-hidden": "true" }, make("path", { class: `stroke ${line.kind}`, d: "M0,5H24" })),
     line.label, values[place],
   )));
   const title = make("h3", {}, panel.title + (panel.log ? ", logarithmic scale" : ""));
   at("panels").append(make("div", { class: "panel" }, title, make("p", {}, panel.note), legend, plot));
-  return { ...panel, low, high, all: steps, plot, values };
+  return { ...panel, low, high, all: steps, plot, values, told: at_step };
 });
 const end = Math.max(...panels.map((panel) => panel.all[panel.all.length - 1]));
 let cursor = end;
@@ -136,7 +137,7 @@ function draw(panel) {
     svg.append(make("line", { class: "gridline", x1: box.left, x2: box.right, y1: y(value), y2: y(value) }));
     svg.append(make("text", { x: box.left - 6, y: y(value) + 4, "text-anchor": "end" }, number(value)));
   }
-  for (const step of ticks(0, end, width / 110, false)) {
+  for (const step of ticks(0, end, width / 90, false)) {
     const anchor = panel.x(step) > width - 40 ? "end" : "middle";
     const x = anchor === "end" ? box.right : panel.x(step);
     svg.append(make("text", { x, y: height - 6, "text-anchor": anchor }, step.toLocaleString("en")));
@@ -168,7 +169,7 @@ function point(step) {
     });
     panel.plot.setAttribute("aria-valuenow", here);
     panel.plot.setAttribute("aria-valuetext", `step ${here.toLocaleString("en")}: ${told.join(", ")}`);
-    panel.plot.title = `step ${here.toLocaleString("en")}`;
+    panel.told.textContent = `step ${here.toLocaleString("en")}`;
   }
 }
 

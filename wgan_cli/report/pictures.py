@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ SAMPLE_BYTES = 240_000  # of all grids of samples on a page; of many steps, an e
 SAMPLE_PIXELS = 400_000  # of a grid; of a larger one the first rows are shown
 WALK_PIXELS = 600_000  # of all frames of the walk
 LOSSLESS = 100_000  # bytes of a picture as pixels, up to which nothing of them is lost
-WALKS, STOPS, BETWEEN = 8, 4, 12  # walks at most; samples that each goes through; frames from one to the next
+WALKS, STOPS, BETWEEN = 9, 4, 12  # walks at most; samples that each goes through; frames from one to the next
 RANKED, ENDS = 2000, 12  # images that the critic scores; of them those shown of either end
 TILE = 128  # pixels of the longer side of an image that is ranked, at most
 
@@ -119,32 +120,39 @@ def walk(config: TrainConfig, content: Mapping[str, Any], path: Path) -> dict[st
 # ---- What the critic ranks highest and lowest
 
 
-def rank(
-    config: TrainConfig, content: Mapping[str, Any], path: Path, data: Dataset
-) -> tuple[list[tuple[str, float, str]], list[tuple[str, float, str]], int, bool]:
-    """(name, score, picture) of the images that the critic scores highest, and of those that it scores lowest, of how
-    many, and whether these were trained on.
+class Ranked(NamedTuple):
+    highest: list[tuple[str, float, str]]  # (name, score, picture)
+    lowest: list[tuple[str, float, str]]
+    scored: int  # images
+    of: int  # images, of which these were drawn
+    trained: bool  # whether they are images that the run was trained on
 
-    Of the images that the run was trained on; of all, where it was trained on none of them. Raises DataError for
-    weights that do not fit.
+
+def rank(config: TrainConfig, content: Mapping[str, Any], path: Path, data: Dataset) -> Ranked:
+    """The images that the critic scores highest and lowest, of those that the run was trained on; of all, where it was
+    trained on none of them.
+
+    Raises DataError for weights that do not fit.
     """
     critic = restore(build_critic, config, content["critic"], path).eval()
     trained, _ = Seen.of(content["data"], config).sides(data)
-    places = np.flatnonzero(trained) if trained.any() else np.arange(len(data.rows))
-    places = np.sort(places[permutation(len(places), 0, 0)[:RANKED]])
+    candidates = np.flatnonzero(trained) if trained.any() else np.arange(len(data.rows))
+    places = np.sort(candidates[permutation(len(candidates), 0, 0)[:RANKED]])
     scores = []
     with torch.inference_mode():
         for few in np.split(places, range(64, len(places), 64)):
             y = None if data.labels is None or not config.classes else torch.from_numpy(data.labels[few])
             scores.append(critic(unit(torch.from_numpy(np.take(data.rows, few, axis=0))), y).float().numpy())
     values = np.concatenate(scores).reshape(-1)
-    order, names = np.argsort(-values, kind="stable"), data.names()
+    order = np.argsort(-values, kind="stable")
+    names = [name.replace(os.sep, "/").split("/") for name in data.names()]
+    common = min(len(os.path.commonprefix(names)), *(len(name) - 1 for name in names))  # folders that hold all
     shown = min(ENDS, len(order) // 2)
 
     def entry(place: int) -> tuple[str, float, str]:
         image = to_image(data.rows[places[place]])
         image = image.reduce(max(1, -(-max(image.size) // TILE)))
-        return names[places[place]], float(values[place]), data_uri(image, LOSSLESS // 20)
+        return "/".join(names[places[place]][common:]), float(values[place]), data_uri(image, LOSSLESS // 20)
 
     highest, lowest = ([entry(place) for place in end] for end in (order[:shown], order[::-1][:shown]))
-    return highest, lowest, len(places), bool(trained.any())
+    return Ranked(highest, lowest, len(places), len(candidates), bool(trained.any()))

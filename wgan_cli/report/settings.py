@@ -50,12 +50,14 @@ def origins(config: TrainConfig) -> tuple[str, dict[str, tuple[str, Any]]]:
 
 
 def command(config: TrainConfig) -> str:
-    """`wgan train` with the flags that give these settings, whatever size and channels the data suggest."""
+    """`wgan train` with the flags that give these settings, whatever the data and the machine suggest."""
     preset, table = origins(config)
     words = ["wgan", "train", "--data", "DATA"] + (["--preset", preset] if PRESETS[preset] else [])
-    of_images = ("size", "channels") if config.size and config.channels in (1, 3, 4) else ("size",) * bool(config.size)
+    varying = ["precision"] if PRESETS[preset] else []  # with the data, or with the machine
+    varying += ["size"] if config.size else []
+    varying += ["channels"] if config.size and config.channels in (1, 3, 4) else []
     for name, (origin, _) in table.items():
-        if name == "classes" or not (origin == "given" or name in of_images):
+        if name == "classes" or not (origin == "given" or name in varying):
             continue
         value = getattr(config, name)
         words += [flag(name)] if value is True else [flag(name), told(value)]
