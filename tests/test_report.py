@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -286,8 +287,9 @@ def test_of_many_images_a_choice_is_ranked(trained: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_the_command_gives_the_settings(
-    given: dict[str, Any], facts: dict[str, Any], preset: str, tmp_path: Path
+    given: dict[str, Any], facts: dict[str, Any], preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(training, "expected_seconds", lambda config, device: 1.0)
     facts = {"size": 64, "channels": 3, **facts}
     config = resolve(given, facts, preset)[0]
     chosen, table = settings.origins(config)
@@ -295,7 +297,7 @@ def test_the_command_gives_the_settings(
     folder = tmp_path / "imgs"
     for name in ("a", "<b>"):
         write_images(folder / name, 1)
-    words = settings.command(config).replace("'", "").split()
+    words = shlex.split(" ".join(settings.command(config)))
     words[words.index("DATA")] = str(folder) if config.size else "toy:8gaussians"
     done = call(*words[1:], "--dry-run", "--json", "-q")
     assert done.code == 0, done.err

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +97,7 @@ def write(path: Path, out: Path | None = None, data: Dataset | None = None) -> N
     data: images, from `prepare`, to be ranked by the critic.
     """
     found = find(path)
-    config, moving = found.config, {"panels": panels([(found.name, found.records)])}
+    config, moving = found.config, {"panels": panels([(found.name, found.records)], _things(found))}
     parts = [_verdict(found), _samples(found, moving), _walk(found, moving), _curves(moving)]
     parts += [_ranking(found, data), _settings(found), _origin(found)]
     title, told = "A training run of unknown settings", f"Step {found.step:,}."
@@ -104,7 +105,7 @@ def write(path: Path, out: Path | None = None, data: Dataset | None = None) -> N
         title = f"A training run on {_of_what(config)}"
         system = f"Variant {config.variant} ({config.record.summary}; {config.record.paper}), networks {config.arch}."
         told = f"Step {found.step:,} of {config.steps:,}. {system}"
-    _write(out or found.folder / "report.html", title, told, parts, moving)
+    _write(out or found.folder / "report.html", title, told, parts, moving, _things(found))
 
 
 def write_several(paths: Sequence[Path], out: Path) -> None:
@@ -121,13 +122,19 @@ def write_several(paths: Sequence[Path], out: Path) -> None:
     _write(out, f"{len(runs)} runs", told, parts, moving)
 
 
-def _write(out: Path, title: str, told: str, parts: Sequence[str], moving: Mapping[str, Any]) -> None:
+def _write(
+    out: Path, title: str, told: str, parts: Sequence[str], moving: Mapping[str, Any], things: str = "images"
+) -> None:
     lead = (
-        "A <b>generator</b> learns to draw images from random numbers, called latents. A <b>critic</b> learns to tell "
-        "these drawings, the <b>samples</b>, from the images of a data set, and so teaches the generator. A "
+        f"A <b>generator</b> learns to make {things} from random numbers, called latents. A <b>critic</b> learns to "
+        f"tell what it makes, the <b>samples</b>, from the {things} of a data set, and so teaches the generator. A "
         "<b>step</b> is one update of the generator."
     )
     write_page(out, title, f'<p class="told">{text(told)}</p><p>{lead}</p>', parts, moving)
+
+
+def _things(found: Found) -> str:
+    return "points" if found.config and not found.config.size else "images"
 
 
 def _of_what(config: TrainConfig) -> str:
@@ -147,7 +154,8 @@ def _verdict(found: Found) -> str:
         return part("verdict", "Verdict", lacking("Nothing has been logged yet, so there is nothing to judge."))
     verdict = judge(found.records)
     tone = "good" if verdict.word in GOOD else "bad" if verdict.word in BAD else "open"
-    reasons = "".join(f"<li>{text(reason[0].upper() + reason[1:])}.</li>" for reason in verdict.reason.split("; "))
+    told = [re.sub(r"^(?=\S+ on held-out data)", "the estimate is ", one) for one in verdict.reason.split("; ")]
+    reasons = "".join(f"<li>{text(reason[0].upper() + reason[1:])}.</li>" for reason in told)
     rows = [(name.replace("_", " "), f"{value:.4g}", FIGURES[name]) for name, value in verdict.figures.items()]
     head = ("figure", "value", "meaning")
     figures = table("Figures behind the verdict: medians over the last quarter of the steps", head, rows)
@@ -156,22 +164,19 @@ def _verdict(found: Found) -> str:
         f'Verdict: <span class="word {tone}">{text(verdict.word)}</span>',
         f'<p class="meaning">{text(MEANING[verdict.word])} <b>What to do:</b> {text(ADVICE[verdict.word])}.</p>',
         f"<ul>{reasons}</ul>",
-        '<p class="aside">The estimate is how far samples are from images, as the critic sees them.</p>',
+        f'<p class="aside">The estimate is how far samples are from {_things(found)}, as the critic sees them.</p>',
         f"<details><summary>The figures behind the verdict</summary>{figures}</details>" if rows else "",
     )
 
 
 def _verdicts(runs: Sequence[Found]) -> str:
-    rows = []
+    rows, told = [], ("estimate", "diversity")
     for found in runs:
         verdict = judge(found.records)
-        estimate = f"{verdict.estimate} {verdict.figures.get('estimate', math.nan):.4g}"
-        diversity = f"{verdict.figures.get('diversity', math.nan):.3g}"
-        cells = (verdict.word, f"{MEANING[verdict.word]} What to do: {ADVICE[verdict.word]}.")
-        rows.append(
-            (found.name, f"{found.step:,}", *(c.replace("nan", "unknown") for c in (estimate, diversity)), *cells)
-        )
-    head = ("run", "step", "estimate", "diversity", "verdict", "meaning")
+        figures = [f"{figure:.3g}" if figure is not None else "unknown" for figure in map(verdict.figures.get, told)]
+        meaning = f"{MEANING[verdict.word]} What to do: {ADVICE[verdict.word]}."
+        rows.append((found.name, verdict.word, f"{found.step:,}", *figures, meaning))
+    head = ("run", "verdict", "step", *told, "meaning")
     return part("verdict", "Verdicts", table("The verdict on each run, and figures of its last quarter", head, rows))
 
 
@@ -214,6 +219,7 @@ def _samples(found: Found, moving: dict[str, Any]) -> str:
             for value, label in ((0, "fit"), (1, "1×"), (2, "2×"), (4, "4×"))
         )
         + "</fieldset>",
+        f"<noscript>{lacking('Slider and zoom need JavaScript.')}</noscript>",
     )
 
 
@@ -272,14 +278,14 @@ def _settings(found: Found) -> str:
     if found.config is None:
         return part("settings", "Settings", lacking("Neither the checkpoint nor config.json tells the settings."))
     rows, given = setting_rows(found.config)
+    words = " ".join(f"<span>{text(words)}</span>" for words in command(found.config))
     caption = "Every setting; first and marked, those that differ from the defaults"
     return part(
         "settings",
         "Settings",
         "<p>This command gives these settings. DATA stands for the data set.</p>",
-        f'<div class="copied"><pre tabindex="0"><code id="command">{text(command(found.config))}</code></pre>'
-        '<p class="control"><button type="button" id="copy">Copy the command</button> <span role="status"></span></p>'
-        "</div>",
+        f'<pre tabindex="0"><code id="command">{words}</code></pre>'
+        '<p class="control"><button type="button" id="copy">Copy the command</button> <span role="status"></span></p>',
         f"<details><summary>Every setting, and where its value comes from</summary>"
         f"{table(caption, ('setting', 'value', 'default', 'origin'), rows, given)}</details>",
     )
@@ -289,7 +295,7 @@ def _origin(found: Found) -> str:
     if found.content is None or found.config is None:
         return part("origin", "Versions and data", lacking(f"{found.missing} Versions and data stand there."))
     data, seen = found.content["data"], Seen.of(found.content["data"], found.config)
-    rows = [(f"{name} that wrote the checkpoint", version) for name, version in found.content["versions"].items()]
+    rows = [(f"version of {name}", version) for name, version in found.content["versions"].items()]
     held = int(seen.held.sum())
     rows += [("samples in the data", f"{seen.count:,}"), ("of them held out", f"{held:,}")]
     rows += [("digest of the data", data["fingerprint"])]
@@ -304,7 +310,7 @@ def _newest(runs: Sequence[Found]) -> str:
         told = f"{text(found.name)}, step {shots[-1]['step']:,}" if shots else f"{text(found.name)}: no samples yet"
         image = f'<img src="{shots[-1]["src"]}" alt="samples of {text(found.name)}">' if shots else ""
         tiles.append(f"<figure>{image}<figcaption>{told}</figcaption></figure>")
-    return part("samples", "Newest samples", f'<div class="beside">{"".join(tiles)}</div>')
+    return part("newest", "Newest samples", f'<div class="beside">{"".join(tiles)}</div>')
 
 
 def _differences(runs: Sequence[Found]) -> str:

@@ -24,7 +24,7 @@ NOTES = {  # on the curves
 }
 
 
-def panels(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+def panels(runs: Sequence[tuple[str, list[dict[str, Any]]]], things: str = "images") -> list[dict[str, Any]]:
     """What page.js draws of runs, each (name, records): the estimates, then the figures of curve.png."""
     drawn, alone = [], len(runs) == 1
     for estimate in ESTIMATES.values():
@@ -32,12 +32,12 @@ def panels(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> list[dict[str, A
         for number, (run, records) in enumerate(runs):
             batches = column(records, estimate.name)
             lines += _line("each batch", 0, "faint", batches) if alone else []
-            for name, kind, label in (("training", "line", "training images"), ("heldout", "dash", "held-out images")):
+            for name, kind, label in (("training", "line", "training"), ("heldout", "dash", "held-out")):
                 steps, values = column(records, f"{estimate.name}_{name}")
                 if name == "training" and not steps:
                     steps, values = batches
                 place = number if not alone else int(kind == "dash")
-                label = label if alone else f"{run}, {label}"
+                label = f"{label} {things}" if alone else f"{run}, {label} {things}"
                 lines += _line(label, place, kind, (steps, running_median(values)))
         drawn.append((estimate.name, estimate.title.removesuffix(" over steps"), "estimate", lines))
     for name, title in TITLES.items():
@@ -47,7 +47,9 @@ def panels(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> list[dict[str, A
             lines += _line("each batch", 0, "faint", (steps, values)) if alone and name != "diversity" else []
             lines += _line("median" if alone else run, number, "line", (steps, running_median(values)))
         drawn.append((name, title, name, lines))
-    return [_panel(name, title, NOTES[note], lines) for name, title, note, lines in drawn if lines]
+    return [
+        _panel(name, title, NOTES[note].replace("images", things), lines) for name, title, note, lines in drawn if lines
+    ]
 
 
 def _panel(name: str, title: str, note: str, lines: list[dict[str, Any]]) -> dict[str, Any]:

@@ -101,7 +101,10 @@ function nearest(steps, step) {
 const panels = moving.panels.map((panel) => {
   const all = panel.lines.flatMap((line) => line.values);
   const medians = panel.lines.filter((line) => line.kind !== "faint").flatMap((line) => line.values);
-  let low = Math.min(...all), high = Math.max(...all);
+  const sorted = [...all].sort((a, b) => a - b), tenth = Math.floor(all.length / 10), last = all.length - 1;
+  let low = sorted[0], high = sorted[last];
+  const most = [Math.min(...medians, sorted[tenth]), Math.max(...medians, sorted[last - tenth])];
+  if (high - low > 3 * (most[1] - most[0]) && !panel.log) [low, high] = most; // a few batches would flatten the rest
   if (panel.log) low = Math.max(0.7 * Math.min(...medians), 1e-12);
   else if (low > 0) low = 0;
   if (high <= low) high = low + 1;
@@ -118,7 +121,8 @@ const panels = moving.panels.map((panel) => {
     line.label, values[place],
   )));
   const title = make("h3", {}, panel.title + (panel.log ? ", logarithmic scale" : ""));
-  at("panels").append(make("div", { class: "panel" }, title, make("p", {}, panel.note), legend, plot));
+  const cut = sorted[0] < low || sorted[last] > high ? " Some batches lie beyond the scale." : "";
+  at("panels").append(make("div", { class: "panel" }, title, make("p", {}, panel.note + cut), legend, plot));
   return { ...panel, low, high, all: steps, plot, values, told: at_step };
 });
 const end = Math.max(...panels.map((panel) => panel.all[panel.all.length - 1]));
@@ -131,6 +135,8 @@ function draw(panel) {
   const span = scale(panel.high) - scale(panel.low);
   panel.x = (step) => box.left + (box.right - box.left) * (step / end);
   panel.step = (x) => ((x - box.left) / (box.right - box.left)) * end;
+  const inside = { x: 0, y: box.top, width, height: box.bottom - box.top };
+  const lines = make("svg", { ...inside, viewBox: `0 ${box.top} ${width} ${inside.height}` });
   const y = (value) => box.bottom - ((box.bottom - box.top) * (scale(value) - scale(panel.low))) / span;
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
   for (const value of ticks(panel.low, panel.high, height / 55, panel.log)) {
@@ -145,12 +151,12 @@ function draw(panel) {
   for (const line of panel.lines) {
     const points = line.values.map((value, place) => `${panel.x(line.steps[place]).toFixed(1)},${y(value).toFixed(1)}`);
     const one = points.length === 1 ? `h0.1` : "";
-    svg.append(make("path", { class: `stroke ${line.kind} c${line.color % 8}`, "stroke-linecap": "round", d: `M${points.join("L")}${one}` }));
+    lines.append(make("path", { class: `stroke ${line.kind} c${line.color % 8}`, "stroke-linecap": "round", d: `M${points.join("L")}${one}` }));
   }
   panel.mark = make("line", { class: "cursor", y1: box.top, y2: box.bottom });
   panel.dots = panel.lines.map((line) => make("circle", { class: `dot c${line.color % 8}`, r: 3.5 }));
-  panel.y = y;
-  svg.append(panel.mark, ...panel.dots);
+  panel.y = (value) => Math.min(box.bottom, Math.max(box.top, y(value)));
+  svg.append(lines, panel.mark, ...panel.dots);
   panel.plot.replaceChildren(svg);
 }
 
@@ -174,9 +180,11 @@ function point(step) {
 }
 
 for (const panel of panels) {
-  panel.plot.addEventListener("pointermove", (event) => {
-    point(panel.step(event.clientX - panel.plot.getBoundingClientRect().left));
-  });
+  for (const kind of ["pointermove", "pointerdown"]) {
+    panel.plot.addEventListener(kind, (event) => {
+      point(panel.step(event.clientX - panel.plot.getBoundingClientRect().left));
+    });
+  }
   panel.plot.addEventListener("keydown", (event) => {
     const here = nearest(panel.all, cursor), last = panel.all.length - 1;
     const moves = { ArrowLeft: here - 1, ArrowDown: here - 1, ArrowRight: here + 1, ArrowUp: here + 1 };

@@ -61,6 +61,7 @@ def lacking(sentence: str) -> str:
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], marked: Sequence[bool] = ()) -> str:
     """A table of text, the first cell of each row being the row's name; narrow screens scroll it sideways."""
+    wordy = " wordy" if head[-1] == "meaning" else ""
     heads = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
     lines = []
     for number, (name, *rest) in enumerate(rows):
@@ -68,7 +69,7 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], mark
         cells = "".join(f"<td>{text(cell)}</td>" for cell in rest)
         lines.append(f'<tr{mark}><th scope="row">{text(name)}</th>{cells}</tr>\n')
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{text(caption)}"><table>\n'
+        f'<div class="wide{wordy}" tabindex="0" role="region" aria-label="{text(caption)}"><table>\n'
         f"<caption>{text(caption)}</caption>\n<thead><tr>{heads}</tr></thead>\n<tbody>{''.join(lines)}</tbody>\n"
         "</table></div>"
     )

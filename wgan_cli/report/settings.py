@@ -49,10 +49,11 @@ def origins(config: TrainConfig) -> tuple[str, dict[str, tuple[str, Any]]]:
     return preset, table
 
 
-def command(config: TrainConfig) -> str:
-    """`wgan train` with the flags that give these settings, whatever the data and the machine suggest."""
+def command(config: TrainConfig) -> list[str]:
+    """`wgan train` with the flags that give these settings, whatever the data and the machine suggest: in parts, each
+    a flag with its value, quoted for a shell."""
     preset, table = origins(config)
-    words = ["wgan", "train", "--data", "DATA"] + (["--preset", preset] if PRESETS[preset] else [])
+    parts = [["wgan", "train"], ["--data", "DATA"], *([["--preset", preset]] if PRESETS[preset] else [])]
     varying = ["precision"] if PRESETS[preset] else []  # with the data, or with the machine
     varying += ["size"] if config.size else []
     varying += ["channels"] if config.size and config.channels in (1, 3, 4) else []
@@ -60,8 +61,8 @@ def command(config: TrainConfig) -> str:
         if name == "classes" or not (origin == "given" or name in varying):
             continue
         value = getattr(config, name)
-        words += [flag(name)] if value is True else [flag(name), told(value)]
-    return shlex.join([*words, "-o", "run"])
+        parts.append([flag(name)] if value is True else [flag(name), told(value)])
+    return [shlex.join(words) for words in (*parts, ["-o", "run"])]
 
 
 def told(value: Any) -> str:
