@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ for number, end in zip((3, 4), ends):
     os.dup2(end, number)
 os.execv(sys.argv[3], sys.argv[3:])
 """
+PATIENCE = 120.0  # seconds to an answer, after which the browser counts as dead
 KEYS = {"Enter": ("\r", 13), " ": (" ", 32), "Tab": ("", 9)}
 
 
@@ -31,7 +33,7 @@ class Page:
     """A page of the browser, and what it complained of and asked the network for."""
 
     def __init__(self, orders: int, answers: int) -> None:
-        self._orders, self._answers = orders, os.fdopen(answers, "rb")
+        self._orders, self._answers, self._content = orders, answers, b""
         self._count, self._session = 0, ""
         self.errors: list[str] = []
         self.requests: list[str] = []
@@ -48,10 +50,12 @@ class Page:
         return answer["result"]
 
     def _read(self) -> dict[str, Any]:
-        content = bytearray()
-        while (byte := self._answers.read(1)) != b"\0":
-            assert byte, "the browser has ended"
-            content += byte
+        while b"\0" not in self._content:
+            assert select.select([self._answers], [], [], PATIENCE)[0], "the browser does not answer"
+            more = os.read(self._answers, 1 << 20)
+            assert more, "the browser has ended"
+            self._content += more
+        content, _, self._content = self._content.partition(b"\0")
         answer: dict[str, Any] = json.loads(content)
         match answer.get("method"):
             case "Runtime.exceptionThrown":
@@ -68,7 +72,7 @@ class Page:
 
     def close(self) -> None:
         os.close(self._orders)
-        self._answers.close()
+        os.close(self._answers)
 
     def attach(self) -> None:
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
@@ -96,6 +100,11 @@ class Page:
         told = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
+
+    def becomes(self, expression: str, tries: int = 600) -> bool:
+        """Whether it is true at one of the next frames that are drawn."""
+        frames = f"for (let i = 0; i < {tries} && !({expression}); i++) await new Promise(requestAnimationFrame)"
+        return bool(self.ask(f"(async () => {{ {frames}; return Boolean({expression}); }})()"))
 
     def press(self, key: str, times: int = 1) -> None:
         text, code = KEYS.get(key, ("", {"End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}.get(key, 0)))

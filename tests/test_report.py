@@ -696,24 +696,15 @@ def test_the_page_by_the_keyboard_alone(page: Page, files: dict[str, Path]) -> N
     assert page.ask("document.activeElement.ariaValueNow") == "4"
     reach(page, "#copy")
     page.press("Enter")
-    wanted = "document.querySelector('[role=status]').textContent"
-    assert page.ask(
-        f"new Promise((done) => {{ const look = () => {wanted} ? done({wanted}) : setTimeout(look, 10); look(); }})"
-    )
+    assert page.becomes("document.querySelector('[role=status]').textContent")
     assert page.errors == []
 
 
 def test_the_pointer_reads_values_and_the_walk_plays(page: Page, files: dict[str, Path]) -> None:
     page.open(files["all"], 1280, 800)
-    changes = (
-        "new Promise((done) => new MutationObserver(() => done(play.textContent)).observe(play, {childList: true}))"
-    )
-    assert page.ask(f"play.textContent === 'Pause' ? 'Pause' : {changes}") == "Pause"
-    seen = "document.querySelector('#tiles canvas').toDataURL()"
-    assert page.ask(
-        f"(async () => {{ const first = {seen}; for (;;) {{ await new Promise(requestAnimationFrame);"
-        f" if ({seen} !== first) return true; }} }})()"
-    )
+    assert page.becomes("play.textContent === 'Pause'")
+    page.ask("window.first = document.querySelector('#tiles canvas').toDataURL()")
+    assert page.becomes("document.querySelector('#tiles canvas').toDataURL() !== first")
     page.ask("document.querySelector('.plot').scrollIntoView()")
     x, y = page.ask(
         "(() => { const b = document.querySelector('.plot').getBoundingClientRect(); return [b.left, b.top]; })()"

@@ -164,7 +164,8 @@ def _verdict(found: Found) -> str:
         f'Verdict: <span class="word {tone}">{text(verdict.word)}</span>',
         f'<p class="meaning">{text(MEANING[verdict.word])} <b>What to do:</b> {text(ADVICE[verdict.word])}.</p>',
         f"<ul>{reasons}</ul>",
-        f'<p class="aside">The estimate is how far samples are from {_things(found)}, as the critic sees them.</p>',
+        f'<p class="aside">The estimate is how far samples are from {_things(found)}, as the critic sees them. '
+        "Held-out data are kept from training. Quarters are of the steps so far.</p>",
         f"<details><summary>The figures behind the verdict</summary>{figures}</details>" if rows else "",
     )
 
@@ -283,7 +284,8 @@ def _settings(found: Found) -> str:
     return part(
         "settings",
         "Settings",
-        "<p>This command gives these settings. DATA stands for the data set.</p>",
+        "<p>This command gives these settings. DATA stands for the data set. <code>wgan train -h</code> explains each "
+        "setting.</p>",
         f'<pre tabindex="0"><code id="command">{words}</code></pre>'
         '<p class="control"><button type="button" id="copy">Copy the command</button> <span role="status"></span></p>',
         f"<details><summary>Every setting, and where its value comes from</summary>"

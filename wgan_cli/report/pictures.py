@@ -62,11 +62,11 @@ def frames(folder: Path, config: TrainConfig | None, step: int, budget: int = SA
     if newest.exists() and not (numbered and numbered[-1][1].read_bytes() == newest.read_bytes()):
         numbered.append((max([step, *(number for number, _ in numbered)]), newest))
     last = next(_read(numbered[::-1], config, 2 * LOSSLESS), None)
-    first = next(_read(numbered, config), None)
-    if not last or not first:
+    middle = next(_read(numbered[len(numbered) // 2 :], config), None)
+    if not last or not middle:
         return []
     # In base64, as `src` is, three bytes are four characters.
-    room = (4 * budget // 3 - len(last["src"])) // max(len(first["src"]), len(last["src"]))
+    room = (4 * budget // 3 - len(last["src"])) // len(middle["src"])
     between = _read([numbered[place] for place in evenly(len(numbered), 1 + room)], config)
     return [*(frame for frame in between if frame["step"] < last["step"]), last]
 
