@@ -42,7 +42,7 @@ def origins(config: TrainConfig) -> tuple[str, dict[str, tuple[str, Any]]]:
             value, default = getattr(config, name), getattr(general if name in given else base, name)
             if name in ("variant", "arch") and name in given:
                 default = getattr(resolve({}, facts)[0], name)
-            origin = "given" if name in given or value != default else known[name]
+            origin = "given" if value != default else known[name]
             table[name] = (origin, default)
         found.append((sum(origin == "given" for origin, _ in table.values()), preset, table))
     _, preset, table = min(found, key=lambda entry: entry[0])
