@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from . import DivergedError, UsageError, WganError, checkpoint, curve, sample
+from . import DivergedError, UsageError, WganError, checkpoint, curve, report, sample
 from .config import TrainConfig
 from .console import Console
 from .data.dataset import Dataset
@@ -21,7 +21,7 @@ from .state import State, check_same, save_state
 
 # What a run writes into its folder beside config.json, which vouches for it.
 _WRITTEN = re.compile(
-    r"ckpt(-\d{6,})?\.pt|metrics\.jsonl|curve\.png|samples/(\d{6,}|newest)\.png|tensorboard/events\.out\..+"
+    r"ckpt(-\d{6,})?\.pt|metrics\.jsonl|(curve\.png|report\.html)|samples/(\d{6,}|newest)\.png|tensorboard/events\.out\..+"
 )
 
 
@@ -89,19 +89,21 @@ class Follower:
     def draw(self) -> None:
         pass
 
-    def complete(self) -> None:
+    def draw_missing(self) -> None:
         pass
 
 
 class Run(Follower):
     """A run folder, begun or gone on with. What is written goes through here, and so does the way out."""
 
-    def __init__(self, out: Path, console: Console) -> None:
+    def __init__(self, out: Path, console: Console, html: bool = False) -> None:
         self.out, self.console = out, console
-        self.newest, self.log, self.picture = out / "ckpt.pt", out / "metrics.jsonl", out / "curve.png"
+        self.newest, self.log = out / "ckpt.pt", out / "metrics.jsonl"
+        # What is drawn, and how; what fails is drawn no more.
+        self.drawn: dict[Path, Callable[[Path], None]] = {out / "curve.png": curve.write}
+        self.drawn |= {out / "report.html": report.write} if html else {}
         self._records: BinaryIO
         self._board: Any = None
-        self._drawing = True  # until that fails
         for folder in filter(Path.is_dir, (out, out / "samples")):
             sweep(folder)  # what a killed run was about to write
 
@@ -198,23 +200,22 @@ class Run(Follower):
         if not (self.out / "config.json").exists():
             raise WganError(f"{self.out} is gone: it was moved or removed during training; step {step} is not saved")
 
-    def complete(self) -> None:
-        """Draw what a kill has kept from being drawn."""
-        if self.log.exists() and (not self.picture.exists() or self.picture.stat().st_mtime < self.log.stat().st_mtime):
-            self.draw()
-
     def draw(self) -> None:
-        """Draw curve.png. Whatever fails in that costs a notice, never a run."""
-        if not self._drawing:
-            return
-        try:
-            curve.write(self.out)
-        except Exception as error:
-            self._drawing = False
-            why = (
-                f"drawing it {curve.INSTALL}" if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
-            )
-            self.console.notice(f"no {self.picture}: {why}")
+        """Draw curve.png, and report.html where wanted. Whatever fails in that costs a notice, never a run."""
+        for file, write in [*self.drawn.items()]:
+            try:
+                write(self.out)
+            except Exception as error:
+                del self.drawn[file]
+                lacks = isinstance(error, ImportError)
+                why = f"drawing it {curve.INSTALL}" if lacks else f"{type(error).__name__}: {error}"
+                self.console.notice(f"no {file}: {why}")
+
+    def draw_missing(self) -> None:
+        """Draw what a kill has kept from being drawn after the last record."""
+        logged = self.log.stat().st_mtime if self.log.exists() else -1.0
+        if logged >= 0 and any(not file.exists() or file.stat().st_mtime < logged for file in self.drawn):
+            self.draw()
 
 
 def record(state: State, figures: dict[str, Tensor], seconds: float) -> dict[str, Any]:

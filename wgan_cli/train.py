@@ -37,6 +37,7 @@ def train(
     tensorboard: bool = False,
     faster: str = "",  # a command that gives samples in minutes, to be named where this run takes hours
     new_data: bool = False,  # go on with other data than the run has had
+    html: bool = False,  # keep report.html fresh too
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
@@ -49,13 +50,13 @@ def train(
         "the processes differ", {"--data": f"{dataset.fingerprint} {dataset.pixels}", "a setting": repr(config)}
     )
     leads = distributed.place().leads
-    run = Run(out, console) if leads else Follower()
+    run = Run(out, console, html) if leads else Follower()
     newest, log = out / "ckpt.pt", out / "metrics.jsonl"
     (resumes,) = map(bool, distributed.agree(leads and newest.exists() and not force))
     state = restored_state(newest, config, dataset, device, console, new_data) if resumes else new_state(config, device)
     if state.step >= config.steps:
         console.notice(f"{newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
-        run.complete()
+        run.draw_missing()
         return newest
     run.prepare(config, fresh=not resumes)
     training, heldout = dataset.split(config.holdout, config.batch, config.seed)

@@ -130,6 +130,7 @@ def _variants_text() -> str:
     section=RUN,
 )
 @option("--tensorboard", is_flag=True, help="Write TensorBoard's files too.", section=OUTPUT)
+@option("--html", is_flag=True, help="Keep a page of the run fresh, report.html.", section=OUTPUT)
 @option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON.", section=OUTPUT)
 @click.pass_context
 def train(
@@ -142,6 +143,7 @@ def train(
     skip_bad: bool,
     device: str,
     tensorboard: bool,
+    html: bool,
     time_limit: float | None,
     force: bool,
     new_data: bool,
@@ -229,7 +231,7 @@ def train(
                 dataset = prepare(
                     source, config, skip_bad, console, stop.reason, stop.take_save, labels, ctx.obj.notice
                 )
-                done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data)
+                done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data, html)
                 if here.leads:
                     click.echo(os.fsencode(done))
     except OSError as error:
