@@ -120,7 +120,7 @@ def commands_typed(text: str) -> Iterator[list[str]]:
 def complaints(text: str, page: Path = README) -> list[str]:
     found = [wrong for words in commands_typed(text) if words for wrong in wrong_command(words)]
     found += [f"half a span: {line}" for line in prose(text).splitlines() if line.count("`") % 2]
-    foreign = {flag for words in commands_typed(text) for flag in words if words[0] in ("pip", "python")}
+    foreign = {flag for words in commands_typed(text) for flag in words if words[0] in ("pip", "python", "torchrun")}
     for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
         if flag not in FLAGS | foreign:
             found.append(f"no such flag: {flag}")
