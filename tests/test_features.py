@@ -14,6 +14,7 @@ from tiny import call
 from torch import Tensor, nn
 
 from wgan_cli import evaluate, features
+from wgan_cli.console import Console
 from wgan_cli.data.cache import cache_folder
 from wgan_cli.data.dataset import Dataset
 
@@ -71,12 +72,14 @@ def test_features_follow_from_model_rows_and_mirroring(checkpoint: Path, images:
     data = Dataset(pixels, "f" * 16, pixels="p" * 16)
     embed, digest = features.load_features(models[1], CPU)
     for mirrored in (False, True):
-        found = features.features_of(data, np.array([3, 1]), lambda x: x[:, :, :, 0].flatten(1), digest, CPU, mirrored)
+        found = features.features_of(
+            data, np.array([3, 1]), lambda x: x[:, :, :, 0].flatten(1), digest, CPU, Console(), mirrored
+        )
         column = pixels[[3, 1]][:, :, -1 if mirrored else 0].transpose(0, 2, 1).reshape(2, -1)
         np.testing.assert_allclose(found, column / 127.5 - 1, atol=1e-6)
     part = data.part(np.arange(len(pixels)) % 2 == 1)  # its rows 1 and 0 are 3 and 1
     before = kept()
-    found = features.features_of(part, np.array([1, 0]), embed, digest, CPU)
+    found = features.features_of(part, np.array([1, 0]), embed, digest, CPU, Console())
     assert found.shape == (2, 48) and kept() == before  # read from the file, not made by the model
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,20 +126,19 @@ def chosen(config: TrainConfig, names: Sequence[str], given: Sequence[str]) -> l
 
     given: what there is of what comparisons need. UsageError for a name that is none, or that needs what is not given.
     """
-    found, known = [], list[str]()
-    for comparison in comparisons(config):
-        own = [name for name in (comparison.group, *comparison.better) if name]
-        known += [name for name in own if name not in known]
+    all_of, found = comparisons(config), []
+    known = dict.fromkeys(name for c in all_of for name in (c.group, *c.better) if name)
+    if strange := [name for name in names if name not in known]:
+        kind = f"images of {min(config.sides)} pixels" if config.size else "points"
+        raise UsageError(f"--figures {strange[0]}: no such figure; of {kind} there are {', '.join(known)}")
+    for comparison in all_of:
         wanted = frozenset(f for f in comparison.better if not names or {f, comparison.group} & set(names))
         there = comparison.needs in ("", *given)
-        if wanted and not there and names:
+        if names and wanted and not there:
             how = ": pip install 'wgan[evaluate]'" if comparison.needs == "scipy" else ""
             raise UsageError(f"--figures {','.join(names)}: {', '.join(sorted(wanted))} needs {comparison.needs}{how}")
         if wanted and there:
             found.append(comparison._replace(wanted=wanted))
-    if strange := [name for name in names if name not in known]:
-        kind = f"images of {min(config.sides)} pixels" if config.size else "points"
-        raise UsageError(f"--figures {strange[0]}: no such figure; of {kind} there are {', '.join(known)}")
     return found
 
 
@@ -178,22 +177,25 @@ def evaluate(
     if features and any(comparison.space in ("features", "either") for comparison in plan):
         embed, digest = load_features(features, device)
         used = np.unique(np.concatenate(splits))
-        of_data = features_of(data, used, embed, digest, device)
+        of_data = features_of(data, used, embed, digest, device, console)
     if train and plan[-1].group == "train":
         for mirrored in (False, True)[: 1 + config.flip]:
             places = np.arange(len(train))
             if embed:
-                trained.append(_taken(features_of(train, places, embed, digest, device, mirrored), places))
+                trained.append(_taken(features_of(train, places, embed, digest, device, console, mirrored), places))
             else:
                 rows = mapped(_at(train, places), _mirrored) if mirrored else _at(train, places)
                 trained.append(mapped(rows, _vectors))
     found: dict[str, list[list[float]]] = {}
     for number, split in enumerate(splits):
-        images = [_drawn(run, count, seed + number) for run in runs]
+        images = [_drawn(run, count, seed + number, console) for run in runs]
         spaces: dict[str, list[Rows]] = {"images": [*images, _at(data, split[count:]), _at(data, split[:count])]}
         spaces["vectors"] = [mapped(rows, _vectors) for rows in spaces["images"]]
         if embed:
-            of_samples = [kept(embed(chunk).numpy() for chunk in chunks(rows, CHUNK)) for rows in images]
+            of_samples = [
+                kept(_counted("features", (embed(chunk).numpy() for chunk in chunks(rows, CHUNK)), count, console))
+                for rows in images
+            ]
             of_halves = [_taken(of_data, np.searchsorted(used, half)) for half in (split[count:], split[:count])]
             spaces["features"] = [*of_samples, *of_halves]
         for place, comparison in enumerate(plan):
@@ -232,10 +234,18 @@ def _records(
     ]
 
 
-def _drawn(run: Run, count: int, seed: int) -> Lazy:
+def _drawn(run: Run, count: int, seed: int, console: Console) -> Lazy:
     rows = latents(seed, range(count), run.config.latent)
     drawn = generate(run.generator, rows, y=spread(count, run.class_counts))
-    return mapped(kept(to_output(chunk) for chunk in drawn), unit)
+    return mapped(kept(_counted("drawing samples", map(to_output, drawn), count, console)), unit)
+
+
+def _counted(label: str, parts: Iterable[NDArray[Any]], total: int, console: Console) -> Iterator[NDArray[Any]]:
+    done = 0
+    for part in parts:
+        yield part
+        done += len(part)
+        console.progress(label, done, total)
 
 
 def _at(data: Dataset, places: NDArray[np.int64]) -> Lazy:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import DataError, reason
+from .console import Console
 from .data.cache import cache_folder
 from .data.dataset import Dataset, unit
 from .data.source import digest
@@ -69,6 +70,7 @@ def features_of(
     embed: Callable[[Tensor], Tensor],
     model: str,  # digest of the model
     device: torch.device,
+    console: Console,
     mirrored: bool = False,
 ) -> NDArray[np.float32]:
     """[n, D] features of these rows of the data, mapped from a file in the cache, which is made where there is none.
@@ -90,6 +92,7 @@ def features_of(
                 content = embed(images.flip(-1) if mirrored else images).numpy().astype("<f4").tobytes()
                 written.update(content)
                 file.write(content)
+                console.progress("features of data", min(start + CHUNK, len(places)), len(places))
             file.seek(0)
             file.write(written.digest())
     return np.memmap(path, "<f4", "r", HEAD).reshape(len(places), -1)
