@@ -149,7 +149,7 @@ def evaluate(
             click.echo(f"N {first['n']}, {seeds}, {where}")
             click.echo(f"{'figure':20} {_cells((*heads, 'data'), widths)}  {'better':9} method")
         values = [
-            _value(record["samples"], record["samples_std"]) + mark
+            _value(record["samples"], record["samples_std"]) + (f"{mark:2}" if len(runs) > 1 else "")
             for record, mark in zip(records, marks(records), strict=True)
         ]
         within = f", in features {first['features_fingerprint']}" if first["space"] != space else ""
@@ -170,8 +170,8 @@ def _value(mean: float, deviation: float | None) -> str:
     """`7.1981` alone, `7.20 ± 0.31` with a deviation, of which two digits are told."""
     if deviation is None:
         return f"{mean:.5g}"
-    places = 1 - math.floor(math.log10(deviation)) if deviation > 0 else 9
-    if not 0 <= places <= 6:
+    places = max(0, 1 - math.floor(math.log10(deviation))) if deviation > 0 else 7
+    if places > 6:
         return f"{mean:.5g} ± {deviation:.2g}"
     return f"{mean:.{places}f} ± {deviation:.{places}f}"
 
