@@ -150,17 +150,21 @@ def _distances(a: Rows, b: Rows) -> Iterator[Tensor]:
     of it is rounding, which is another in each process, and becomes 0.
     """
     width = b[:1].shape[1]
-    few = max(1, min(1024, BLOCK // width))
     for rows in chunks(a, max(1, min(1024, 8 * BLOCK // width, 2 * BLOCK // len(b)))):
         rows = rows.double()
         own, done = rows.square().sum(dim=1, keepdim=True), 0
         found = torch.empty(len(rows), len(b), dtype=torch.float64)
-        for part in chunks(b, few):
+        for part in chunks(b, _few(b)):
             part = part.double()
             squares = torch.addmm(part.square().sum(dim=1), rows, part.T, alpha=-2).add_(own)
             found[:, done : done + len(part)] = squares.clamp_min_(0).sqrt_()
             done += len(part)
         yield found.masked_fill_(found < 1e-6 * own.sqrt(), 0)
+
+
+def _few(points: Rows) -> int:
+    """How many of [N, D] make a block."""
+    return max(1, min(1024, BLOCK // points[:1].shape[1]))
 
 
 def exact_wasserstein(a: Rows, b: Rows) -> float:
@@ -279,13 +283,12 @@ def kernel_each(sets: Sequence[Rows], real: Rows) -> list[float]:
 
 def _within(x: Rows) -> float:
     """The mean over all pairs of two different ones."""
-    twice = sum(_kernel(rows.double().square().sum(dim=1), rows.shape[1]) for rows in chunks(x, 1024))
+    twice = sum(_kernel(rows.double().square().sum(dim=1), rows.shape[1]) for rows in chunks(x, _few(x)))
     return (_total(x, x) - twice) / (len(x) * (len(x) - 1))
 
 
 def _total(x: Rows, y: Rows) -> float:
-    width = y[:1].shape[1]
-    few = max(1, min(1024, BLOCK // width))
+    width, few = y[:1].shape[1], _few(y)
     return sum(
         _kernel(rows @ part.double().T, width) for rows in map(Tensor.double, chunks(x, few)) for part in chunks(y, few)
     )
