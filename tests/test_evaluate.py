@@ -19,7 +19,7 @@ from tiny import call, new_run, save, wgan, write_images
 from torch import Tensor, nn
 
 from wgan_cli import checkpoint as checkpoints
-from wgan_cli import evaluate, metrics
+from wgan_cli import evaluate, features, metrics
 
 needs_scipy = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="no scipy: pip install scipy")
 
@@ -186,7 +186,7 @@ def test_kernel_distance_is_unbiased() -> None:
 def test_nearest_over_chunks() -> None:
     points, rows = normal(5, 3), normal(11, 3, seed=1)
     expected = torch.cdist(points, rows).amin(dim=1)
-    torch.testing.assert_close(metrics.nearest(points, rows.split(4)), expected)
+    torch.testing.assert_close(metrics.nearest(points, rows), expected)
     assert metrics.nearness(torch.tensor([1.0, 2, 6]), torch.tensor([2.0, 3])) == pytest.approx((2, 3.5 / 6))
 
 
@@ -338,7 +338,7 @@ def test_features(name: str, checkpoint: Path, images: Path, tmp_path: Path) -> 
     within = [line.split()[0] for line in text if line.endswith(found["coverage"]["features_fingerprint"])]
     assert within == of_features.split()[:-2]
     batch = normal(70, 3, 16, 16).float()
-    function, _ = evaluate.load_features(tmp_path / name, torch.device("cpu"))
+    function, _ = features.load_features(tmp_path / name, torch.device("cpu"))
     torch.testing.assert_close(function(batch), Model()(batch))
     grey = function(batch[:, :1])  # as red, green and blue
     torch.testing.assert_close(grey, Model()(batch[:, :1].repeat(1, 3, 1, 1)))

@@ -6,207 +6,323 @@ Samples are rows of float tensors: images [N, C, H, W] in [-1, 1], or vectors [N
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+import math
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import DataError, metrics, reason
+from . import DataError, UsageError, WganError, metrics
 from .config import TrainConfig
 from .console import Console
-from .data.arrays import image_shape, open_array
+from .data.cache import cache_folder
 from .data.dataset import Dataset, unit
-from .data.decode import native_channels, open_file, open_image
-from .data.seen import Seen
-from .data.source import Source
+from .features import features_of, load_features
+from .rows import Lazy, Rows, chunks, kept, mapped
 from .sample import CHUNK, generate, latents, spread, to_output
 
 COUNT = 1000  # samples, unless asked for otherwise
 FEW = 100  # samples, under which figures scatter widely
 MATCHED = 10_000  # points that are matched exactly: a table of 0.8 GB, and of 20 GB for 50,000
+TOLD = 1 << 30  # bytes on the disk that are told
+NOISE, LEAST = 2, 3  # deviations that a difference has to exceed, and repeats that tell a deviation
+
+
+class Run(NamedTuple):
+    """Whose samples are compared: a checkpoint under the name that was typed."""
+
+    name: str
+    generator: nn.Module
+    config: TrainConfig
+    class_counts: Sequence[int] = ()  # of the classes to draw samples of: as many of each in proportion
+
+
+class Task(NamedTuple):
+    """What a comparison gets, in the space of it: images, vectors, or features."""
+
+    sets: Sequence[Rows]  # samples of each run, and other data
+    real: Rows  # the data that all of them are compared with
+    trained: Sequence[Rows]  # what was trained on, and mirrored where images were
+    seed: int
+
+
+Measure = Callable[[Task], Sequence[Any]]  # of each set a value, or one for each figure
+
+
+class Comparison(NamedTuple):
+    """Figures that are computed together."""
+
+    group: str  # what else they are called in `--figures`, if anything
+    better: dict[str, str]  # of each figure: lower, higher, as data, near 0.5
+    method: str
+    measure: Measure
+    space: str = "vectors"  # or images, or features, or whichever of these and vectors there is
+    needs: str = ""  # a flag, or scipy
+    wanted: frozenset[str] = frozenset()  # the figures to tell
+
+
+def comparisons(config: TrainConfig) -> list[Comparison]:
+    """All there are for samples of this kind."""
+    directions, features = f"{metrics.DIRECTIONS} directions", ("features", "--features")
+    if config.size:
+        method = f"x1000, {metrics.PATCHES} patches an image of {metrics.PATCH}x{metrics.PATCH}, {directions}"
+        sides = metrics.level_sides(min(config.sides))
+        sliced = [
+            Comparison("swd", {f"swd_{side}": "lower"}, method, partial(_level, level), "images")
+            for level, side in enumerate(sides)
+        ]
+    else:
+        sliced = [Comparison("swd", dict(sliced_wasserstein="lower"), directions, _sliced)]
+    normal, pairs, exact = "of normal distributions", "cubic, unbiased, all pairs", "Euclidean, exact"
+    balls, few_balls = f"{metrics.K} neighbours", f"{metrics.K_PRECISION} neighbours"
+    nearest = "nearest of {train_count} in {train_fingerprint}"
+    of_precision = dict(precision="higher", recall="higher")
+    of_coverage = dict(coverage="higher", density="as data")
+    of_train = dict(train_distance="as data", train_nearer="near 0.5")
+    return [
+        *sliced,
+        Comparison("wasserstein", dict(wasserstein_1="lower"), exact, _exact, needs="scipy"),
+        Comparison("fid", dict(frechet_distance="lower"), normal, _each(metrics.frechet_each), *features),
+        Comparison("kid", dict(kernel_distance="lower"), pairs, _each(metrics.kernel_each), *features),
+        Comparison("", of_precision, few_balls, _each(metrics.precision_each), *features),
+        Comparison("", of_coverage, balls, _each(metrics.coverage_each), "either"),
+        Comparison("train", of_train, nearest, _nearness, "either", "--train"),
+    ]
+
+
+def _each(function: Callable[[Sequence[Rows], Rows], Sequence[Any]]) -> Measure:
+    return lambda task: function(task.sets, task.real)
+
+
+def _level(level: int, task: Task) -> list[float]:
+    return metrics.level_each(task.sets, task.real, level, task.seed)
+
+
+def _sliced(task: Task) -> list[float]:
+    return metrics.sliced_each(task.sets, task.real, task.seed)
+
+
+def _exact(task: Task) -> list[float]:
+    return [metrics.exact_wasserstein(points, task.real) for points in task.sets]
+
+
+def _nearness(task: Task) -> list[tuple[float, float]]:
+    """Of each set to what was trained on, beside the data that the sets are compared with."""
+    *near, of_real = (
+        torch.stack([metrics.nearest(points, rows) for rows in task.trained]).amin(dim=0)
+        for points in (*task.sets, task.real)
+    )
+    return [metrics.nearness(of_set, of_real) for of_set in near]
+
+
+def chosen(config: TrainConfig, names: Sequence[str], given: Sequence[str]) -> list[Comparison]:
+    """The comparisons behind figures or groups of these names; behind all that can be computed if there are none.
+
+    given: what there is of what comparisons need. UsageError for a name that is none, or that needs what is not given.
+    """
+    all_of, found = comparisons(config), []
+    known = dict.fromkeys(name for c in all_of for name in (c.group, *c.better) if name)
+    if strange := [name for name in names if name not in known]:
+        kind = f"images of {min(config.sides)} pixels" if config.size else "points"
+        raise UsageError(f"--figures {strange[0]}: no such figure; of {kind} there are {', '.join(known)}")
+    for comparison in all_of:
+        wanted = frozenset(f for f in comparison.better if not names or {f, comparison.group} & set(names))
+        there = comparison.needs in ("", *given)
+        if names and wanted and not there:
+            how = ": pip install 'wgan[evaluate]'" if comparison.needs == "scipy" else ""
+            raise UsageError(f"--figures {','.join(names)}: {', '.join(sorted(wanted))} needs {comparison.needs}{how}")
+        if wanted and there:
+            found.append(comparison._replace(wanted=wanted))
+    return found
 
 
 def evaluate(
-    generator: nn.Module,
-    config: TrainConfig,
+    runs: Sequence[Run],  # of one shape
     data: Dataset,
     console: Console,
+    plan: Sequence[Comparison],
     *,
     count: int | None = None,  # N; by default 1000, or half of the data
     seed: int = 0,
+    repeats: int = 1,
     features: Path | None = None,  # a TorchScript or torch.export model
     train: Dataset | None = None,
-    class_counts: Sequence[int] = (),  # of the classes to draw samples of: as many of each in proportion
-) -> Iterator[dict[str, Any]]:
-    """A record for each figure: its value for samples, its value for data, which way is better, and what it depends on.
+    by_name: bool = False,  # the plan is what was asked for, whatever memory it takes
+) -> Iterator[list[dict[str, Any]]]:
+    """For each figure a record of each run: its value for samples, its value for data, each the mean over the repeats
+    with the standard deviation; which way is better; and what it depends on.
 
     N rows of the data, drawn by the seed, are the reference. N samples are held against them, and so are N other rows
     of the data: what is reached at this N when nothing is left to learn. Samples are rounded to 8 bits, as in a file.
+    A repeat draws rows, samples and directions by the next seed.
     Raises DataError where the data are too few, or the features not of use.
     """
-    if count is None:
-        count = min(COUNT, len(data) // 2)
+    config, device = runs[0].config, next(runs[0].generator.parameters()).device
+    count = min(COUNT, len(data) // 2) if count is None else count
+    _check_count(data, count, console)
+    plan = [c for c in plan if c.group != "wasserstein" or _can_match(count, by_name, console)]
+    _check_space(config, count, len(runs), plan, console)
+    splits = [np.random.default_rng([seed + i, 2]).permutation(len(data))[: 2 * count] for i in range(repeats)]
+    _tell_copies(data, splits[0], count, console)
+    real_space = "pixels" if config.size else "points"
+    protocol = {"n": count, "seed": seed, "space": real_space, "shape": config.shape}
+    protocol |= {"data_count": len(data), "data_fingerprint": data.fingerprint}
+    embed, trained = None, []
+    if features and any(comparison.space in ("features", "either") for comparison in plan):
+        embed, digest = load_features(features, device)
+        used = np.unique(np.concatenate(splits))
+        of_data = features_of(data, used, embed, digest, device, console)
+    if train and plan[-1].group == "train":
+        for mirrored in (False, True)[: 1 + config.flip]:
+            places = np.arange(len(train))
+            if embed:
+                trained.append(_taken(features_of(train, places, embed, digest, device, console, mirrored), places))
+            else:
+                rows = mapped(_at(train, places), _mirrored) if mirrored else _at(train, places)
+                trained.append(mapped(rows, _vectors))
+    found: dict[str, list[list[float]]] = {}
+    for number, split in enumerate(splits):
+        images = [_drawn(run, count, seed + number, console) for run in runs]
+        spaces: dict[str, list[Rows]] = {"images": [*images, _at(data, split[count:]), _at(data, split[:count])]}
+        spaces["vectors"] = [mapped(rows, _vectors) for rows in spaces["images"]]
+        if embed:
+            of_samples = [
+                kept(_counted("features", (embed(chunk).numpy() for chunk in chunks(rows, CHUNK)), count, console))
+                for rows in images
+            ]
+            of_halves = [_taken(of_data, np.searchsorted(used, half)) for half in (split[count:], split[:count])]
+            spaces["features"] = [*of_samples, *of_halves]
+        for place, comparison in enumerate(plan):
+            space = comparison.space
+            if space == "either":
+                space = "features" if embed else "vectors"
+            *sets, real = spaces[space]
+            values = np.array(comparison.measure(Task(sets, real, trained, seed + number)), np.float64)
+            console.progress("comparing", number * len(plan) + place + 1, repeats * len(plan))
+            for column, (figure, better) in enumerate(comparison.better.items()):
+                if figure not in comparison.wanted:
+                    continue
+                found.setdefault(figure, []).append(values.reshape(len(sets), -1)[:, column].tolist())
+                if number + 1 == repeats:
+                    of_figure = protocol.copy()
+                    if space == "features":
+                        of_figure |= {"space": space, "features_fingerprint": digest}
+                    if train and comparison.group == "train":
+                        of_figure |= {"train_count": len(train), "train_fingerprint": train.fingerprint}
+                    method = comparison.method.format(**of_figure)
+                    yield _records(runs, figure, better, method, np.array(found[figure]), of_figure)
+
+
+def _records(
+    runs: Sequence[Run], figure: str, better: str, method: str, values: NDArray[np.float64], protocol: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Of values [repeats, runs + 1]: the last are those of data."""
+    repeats = len(values)
+    *means, on_data = values.mean(axis=0).tolist()
+    *deviations, of_data = values.std(axis=0, ddof=1).tolist() if repeats > 1 else [None] * (len(runs) + 1)
+    return [
+        {"figure": figure, "samples": mean, "data": on_data, "better": better, "method": method}
+        | protocol
+        | {"samples_std": deviation, "data_std": of_data, "repeats": repeats, "checkpoint": run.name}
+        for run, mean, deviation in zip(runs, means, deviations, strict=True)
+    ]
+
+
+def _drawn(run: Run, count: int, seed: int, console: Console) -> Lazy:
+    rows = latents(seed, range(count), run.config.latent)
+    drawn = generate(run.generator, rows, y=spread(count, run.class_counts))
+    return mapped(kept(_counted("drawing samples", map(to_output, drawn), count, console)), unit)
+
+
+def _counted(label: str, parts: Iterable[NDArray[Any]], total: int, console: Console) -> Iterator[NDArray[Any]]:
+    done = 0
+    for part in parts:
+        yield part
+        done += len(part)
+        console.progress(label, done, total)
+
+
+def _at(data: Dataset, places: NDArray[np.int64]) -> Lazy:
+    return Lazy(len(places), lambda start, stop: unit(torch.from_numpy(data.at(places[start:stop]))))
+
+
+def _taken(features: NDArray[np.float32], places: NDArray[np.int64]) -> Lazy:
+    return Lazy(len(places), lambda start, stop: torch.from_numpy(np.asarray(features[places[start:stop]])))
+
+
+def _mirrored(images: Tensor) -> Tensor:
+    return images.flip(-1)
+
+
+def _vectors(rows: Tensor) -> Tensor:
+    return rows.flatten(start_dim=1)
+
+
+def _check_count(data: Dataset, count: int, console: Console) -> None:
     if count <= metrics.K or 2 * count > len(data):
         of_them = "" if data.chosen is None else " that were held out"
         raise DataError(
             f"--data holds {len(data)}{of_them}, too few for N {count}: it takes 2N, half to compare with and half to "
             f"show what data give, and N must be {metrics.K + 1} or more"
         )
-    flatten: Callable[[Tensor], Tensor] = partial(torch.flatten, start_dim=1)
     if count < FEW:
         console.notice(f"N {count} says little: under {FEW}, figures scatter widely; give more images")
-    embed, digest = load_features(features, next(generator.parameters()).device) if features else (flatten, "")
-    rows = np.random.default_rng([seed, 2]).permutation(len(data))[: 2 * count]
-    stored = data.at(rows)
-    if (different := len({row.tobytes() for row in stored})) < count:
-        console.notice(f"--data repeats itself: {different} different of {2 * count}, so the column `data` says little")
-    real, other = (unit(torch.from_numpy(part)) for part in (stored[:count], stored[count:]))
-    chunks = generate(generator, latents(seed, range(count), config.latent), y=spread(count, class_counts))
-    images = [torch.cat([unit(torch.from_numpy(to_output(chunk))) for chunk in chunks]), other, real]
-    vectors = [flatten(x) for x in images]
-    protocol: dict[str, Any] = {"n": count, "seed": seed, "space": "pixels" if config.size else "points"}
-    protocol |= {"shape": config.shape, "data_count": len(data), "data_fingerprint": data.fingerprint}
 
-    def compare(
-        method: str,
-        function: Callable[[Tensor, Tensor], Any],  # one value or several
-        sets: Sequence[Tensor],  # samples, other data, and the data that both are compared with
-        **figures: str,  # and which way is better
-    ) -> Iterator[dict[str, Any]]:
-        values = [np.atleast_1d(function(x, sets[2])).tolist() for x in sets[:2]]
-        for (figure, better), on_samples, on_data in zip(figures.items(), *values, strict=True):
-            record = {"figure": figure, "samples": on_samples, "data": on_data, "better": better, "method": method}
-            yield record | protocol
 
-    directions = f"{metrics.DIRECTIONS} directions"
-    if config.size:
-        method = f"x1000, {metrics.PATCHES} patches an image of {metrics.PATCH}x{metrics.PATCH}, {directions}"
-        sides = {f"swd_{side}": "lower" for side in metrics.level_sides(min(config.sides))}
-        yield from compare(method, lambda a, b: [*metrics.pyramid_distances(a, b, seed).values()], images, **sides)
-    else:
-        sliced = partial(metrics.sliced_wasserstein, seed=seed)
-        yield from compare(directions, sliced, vectors, sliced_wasserstein="lower")
-    if not importlib.util.find_spec("scipy"):
-        console.notice("no wasserstein_1: it needs scipy, as in pip install 'wgan[evaluate]'")
+def _can_match(count: int, by_name: bool, console: Console) -> bool:
+    """Whether to match exactly. What it takes is told."""
+    takes = f"matching {count} points takes {8e-9 * count**2:.1f} GB, and time as the cube of N"
+    if count > MATCHED and not by_name:
+        console.notice(f"no wasserstein_1: {takes}; -n {MATCHED} gives it, and so does --figures wasserstein")
     elif count > MATCHED:
+        console.notice(f"wasserstein_1: {takes}")
+    return by_name or count <= MATCHED
+
+
+def _check_space(config: TrainConfig, count: int, runs: int, plan: Sequence[Comparison], console: Console) -> None:
+    """WganError where the disk has no room for samples and patches."""
+    takes = runs * count * math.prod(config.shape)
+    if config.size and any(comparison.group == "swd" for comparison in plan):
+        takes += (runs + 3) * count * metrics.PATCHES * metrics.PATCH**2 * config.shape[0] * 4
+    if takes > TOLD:
+        folder, told = cache_folder(), f"{takes / 1e9:.1f} GB while it runs"
+        if takes > (free := shutil.disk_usage(folder).free):
+            raise WganError(f"{folder}: {free / 1e9:.1f} GB are free, and -n {count} takes {told}; take a smaller N")
+        console.notice(f"{folder} holds up to {told}")
+
+
+def _tell_copies(data: Dataset, places: NDArray[np.int64], count: int, console: Console) -> None:
+    different = set()
+    for start in range(0, len(places), CHUNK):
+        different |= {hashlib.sha256(row.tobytes()).digest()[:16] for row in data.at(places[start : start + CHUNK])}
+    if len(different) < count:
         console.notice(
-            f"no wasserstein_1: matching {count} points takes {8e-9 * count**2:.1f} GB, and time as the cube of N; "
-            f"-n {MATCHED} gives it"
+            f"--data repeats itself: {len(different)} different of {2 * count}, so the column `data` says little"
         )
-    else:
-        yield from compare("Euclidean, exact", metrics.exact_wasserstein, vectors, wasserstein_1="lower")
-    if features:
-        vectors = [embed(x) for x in images]
-        protocol |= {"space": "features", "features_fingerprint": digest}
-        yield from compare("of normal distributions", metrics.frechet, vectors, frechet_distance="lower")
-        yield from compare("cubic, unbiased, all pairs", metrics.kernel_distance, vectors, kernel_distance="lower")
-        method = f"{metrics.K_PRECISION} neighbours"
-        yield from compare(method, metrics.precision_recall, vectors, precision="higher", recall="higher")
-    method = f"{metrics.K} neighbours"
-    yield from compare(method, metrics.coverage_density, vectors, coverage="higher", density="as data")
-    if train:
-        near = metrics.nearest(torch.cat(vectors), (embed(x) for x in _all_rows(train, config.flip))).split(count)
-        method = f"nearest of {len(train)} in {train.fingerprint}"
-        protocol |= {"train_count": len(train), "train_fingerprint": train.fingerprint}
-        yield from compare(method, metrics.nearness, near, train_distance="as data", train_nearer="near 0.5")
 
 
-def parts(data: Dataset, train: Dataset | None, seen: Seen, console: Console) -> tuple[Dataset, Dataset | None]:
-    """What to compare with, and what was trained on.
+def marks(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Of the records of one figure: `*` for the best, `**` if it is better than the next beyond noise, else nothing.
 
-    seen: what the checkpoint tells of the data of its run. No sample that was trained on is compared with, unless
-    there is no other. Every case is told.
+    Beyond noise: their means, or their distances to what they should be, differ by more than NOISE times the root of
+    the sum of both squared standard deviations, which are over LEAST repeats or more.
     """
-    trained, held = seen.sides(data)
-    whole = seen.is_of(data)
-    if whole and not held.any():
-        console.notice("--data is what it was trained on: copies of it would pass for perfect; hold images out")
-    elif trained.all():
-        console.notice("all of --data was trained on: copies of it would pass for perfect; take other images")
-    elif whole:
-        console.notice(f"--data is what it was trained on: compared with the {held.sum()} of it that were held out")
-        data = data.part(held)
-    elif trained.any() or held.any():
-        console.notice(
-            f"compared with {(~trained).sum()} of the {len(data)} in --data: {held.sum()} were held out of the run, "
-            f"{trained.sum()} were trained on and are left out"
-        )
-        data = data.part(~trained) if trained.any() else data
-    elif seen.contents is None:
-        console.notice("--data is not what it was trained on, or not as a whole: this checkpoint does not tell images")
-    else:
-        console.notice(f"compared with the {len(data)} in --data, of which the run knows none")
-    if train is not None:
-        trained, _ = seen.sides(train)
-        if not trained.any():
-            console.notice("--train is not what this checkpoint was trained on")
-        elif not trained.all():
-            train = train.part(trained)
-            console.notice(f"of --train the {len(train)} that it was trained on")
-    return data, train
-
-
-def native_shape(source: Source) -> tuple[int, ...]:
-    """(C, H, W) of the first image that can be read, as it is stored; () of none."""
-    if source.array:
-        with open_array(source.array) as (_, _, shape):
-            height, width, channels = image_shape(shape)
-            return channels, height, width
-    for item in source.items:
-        # Decoders raise nearly everything on broken input.
-        with suppress(Exception), open_file(item) as file, open_image(file) as image:
-            return native_channels(image), image.height, image.width
-    return ()
-
-
-def _all_rows(data: Dataset, flip: bool) -> Iterator[Tensor]:
-    """Chunk by chunk, and mirrored ones too where these were trained on."""
-    for start in range(0, len(data), 4 * CHUNK):
-        rows = unit(torch.from_numpy(data.at(np.arange(start, min(start + 4 * CHUNK, len(data))))))
-        yield torch.cat([rows, rows.flip(-1)]) if flip else rows
-
-
-def load_features(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Tensor], str]:
-    """The function of a TorchScript or torch.export file, images [N, C, H, W] in [-1, 1] → features [N, D]; its digest.
-
-    The model gets float32 [64, C, H, W], the last batch filled up with zeros, and grey three times as red, green and
-    blue. It returns one tensor [64, ...]. Such a file is a program: loading it and calling it runs what is in it.
-    """
-    name, content = f"--features {path}", path.read_bytes()
-    try:
-        with zipfile.ZipFile(BytesIO(content)) as archive, warnings.catch_warnings():
-            for category in (DeprecationWarning, FutureWarning):  # of TorchScript; the latter since torch 2.15
-                warnings.simplefilter("ignore", category)
-            if any(entry.endswith("/archive_format") for entry in archive.namelist()):
-                model: Any = torch.export.load(BytesIO(content)).module().to(device)
-            else:
-                model = torch.jit.load(BytesIO(content), map_location=device).eval()
-    except Exception as error:  # torch raises nearly everything on broken input
-        raise DataError(f"{name}: not a TorchScript or torch.export model ({reason(error, -1)})") from None
-
-    @torch.no_grad()
-    def embed(images: Tensor) -> Tensor:
-        images = images.repeat(1, 3, 1, 1) if images.shape[1] == 1 else images
-        found = []
-        for batch in images.split(CHUNK):
-            full = F.pad(batch, (0,) * 7 + (CHUNK - len(batch),))
-            try:
-                rows = model(full.to(device))[: len(batch)].flatten(1).float().cpu()
-            except Exception as error:  # whatever the model's own code raises
-                raise DataError(f"{name}: fails on float32 {list(full.shape)} ({reason(error, -1)})") from None
-            if len(rows) < len(batch) or not rows.isfinite().all():
-                raise DataError(f"{name}: gives no finite row of features for each of {list(full.shape)}")
-            found.append(rows)
-        return torch.cat(found)
-
-    return embed, hashlib.sha256(content).hexdigest()[:16]
+    losses = [
+        {"lower": value, "higher": -value, "as data": abs(value - r["data"]), "near 0.5": abs(value - 0.5)}[r["better"]]
+        for r in records
+        for value in [r["samples"]]
+    ]
+    first, *others = sorted(range(len(records)), key=losses.__getitem__)
+    if not others:
+        return [""]
+    clear = False
+    if records[0]["repeats"] >= LEAST:
+        noise = math.hypot(records[first]["samples_std"], records[others[0]]["samples_std"])
+        clear = losses[others[0]] - losses[first] > NOISE * noise
+    return [("**" if clear else "*") if loss == losses[first] else "" for loss in losses]

@@ -78,7 +78,9 @@ class Dataset:
 
     def at(self, places: NDArray[np.int64]) -> NDArray[Any]:
         """A copy of these rows of this part, as they are stored."""
-        return np.take(self.rows, places if self.chosen is None else self.chosen[places], axis=0)
+        rows = np.take(self.rows, places if self.chosen is None else self.chosen[places], axis=0)
+        self._give_back(len(rows) * max(FAULT_BYTES, rows[:1].nbytes))
+        return rows
 
     def _index(self, number: int, size: int, seed: int) -> NDArray[np.int64]:
         epoch, place = divmod(number, len(self) // size)
