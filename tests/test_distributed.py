@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -167,6 +169,37 @@ def status(pid: str) -> str:
 
 def states(children: Path) -> str:
     return " ".join(map(status, children.read_text().split()))
+
+
+def test_two_machines(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each has its own images and cache, one the run folder: the same bytes as on one machine, and on from there."""
+    other = tmp_path_factory.mktemp("other machine")
+    shutil.copytree("imgs", other / "imgs")
+
+    def both(*words: str) -> list[tuple[int, str, list[str]]]:
+        with socket.socket() as found:  # a port that is free
+            found.bind(("localhost", 0))
+            port = str(found.getsockname()[1])
+        started = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "localhost", "--master-port", port]
+        processes = []
+        for rank, folder in enumerate((here, other)):
+            command = [sys.executable, "-m", "torch.distributed.run", *started, "--node-rank", str(rank)]
+            given: dict[str, Any] = {"cwd": folder, "env": {**os.environ, "WGAN_CACHE": str(folder / "cache")}}
+            given |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            processes.append(subprocess.Popen([*command, "-m", "wgan_cli", "train", *TRAIN, *words], **given))
+        return [ended(process) for process in processes]
+
+    (code, out, said), (other_code, nothing, silent) = both()
+    assert (code, out) == (0, "run/ckpt.pt\n") and any(line.startswith("done") for line in said)
+    assert (other_code, nothing, silent) == (0, "", [])
+    assert not (other / "run").exists()
+    caches = [sorted(path.suffix for path in (folder / "cache").iterdir()) for folder in (here, other)]
+    assert caches[0] == caches[1] and ".rows" in caches[0]
+    apart = product(here / "run")
+    (here / "run").rename("apart")
+    assert train(2)[0] == 0 and product(here / "run") == apart
+    assert [end[0] for end in both("--steps", "10")] == [0, 0]
+    assert checkpoint.load(here / "run/ckpt.pt")[0]["step"] == 10
 
 
 def test_sigterm_to_torchrun_saves_and_ends(here: Path) -> None:
