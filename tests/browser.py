@@ -74,16 +74,19 @@ class Page:
         os.close(self._orders)
         os.close(self._answers)
 
-    def attach(self) -> None:
+    def attach(self, offline: bool) -> None:
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
-        offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-        self.send("Network.emulateNetworkConditions", **offline)
+        if offline:
+            rates = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+            self.send("Network.emulateNetworkConditions", offline=True, **rates)
 
-    def open(self, file: Path, width: int, height: int, dark: bool = False, still: bool = False) -> None:
-        """Load a file into a window of this size. still: the reader prefers reduced motion."""
+    def open(
+        self, place: Path | str, width: int = 1280, height: int = 800, dark: bool = False, still: bool = False
+    ) -> None:
+        """Load a file or an address into a window of this size. still: the reader prefers reduced motion."""
         self.errors, self.requests, self._loaded = [], [], False
         window = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.send("Emulation.setDeviceMetricsOverride", **window)
@@ -91,7 +94,7 @@ class Page:
         wishes["prefers-reduced-motion"] = "reduce" if still else "no-preference"
         media = [{"name": name, "value": value} for name, value in wishes.items()]
         self.send("Emulation.setEmulatedMedia", features=media)
-        self.send("Page.navigate", url=file.resolve().as_uri())
+        self.send("Page.navigate", url=place if isinstance(place, str) else place.resolve().as_uri())
         while not self._loaded:
             self._read()
 
@@ -122,7 +125,7 @@ class Page:
 
 
 @contextmanager
-def browser(profile: Path) -> Iterator[Page]:
+def browser(profile: Path, offline: bool = True) -> Iterator[Page]:
     """profile: an empty folder."""
     assert CHROMIUM
     (ours, orders), (answers, theirs) = os.pipe(), os.pipe()
@@ -134,7 +137,7 @@ def browser(profile: Path) -> Iterator[Page]:
         os.close(theirs)
         page = Page(orders, answers)
         try:
-            page.attach()
+            page.attach(offline)
             yield page
         finally:
             process.kill()

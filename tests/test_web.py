@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 import torch
+from browser import CHROMIUM, Page, browser
 from numpy.typing import NDArray
 from tiny import call, new_run, save
 
@@ -24,68 +22,40 @@ from wgan_cli.sample import latents
 WEB = Path(__file__).parent.parent / "examples/web"
 RUNTIME = "node_modules/onnxruntime-web/dist"
 FILES = (f"{RUNTIME}/ort.wasm.bundle.min.mjs", f"{RUNTIME}/ort-wasm-simd-threaded.wasm")  # docs/export.md names them
-CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"no {package}: pip install '.[export]'")
 pytestmark = [
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium with its chromedriver"),
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium"),
     pytest.mark.skipif(not (WEB / RUNTIME).exists(), reason="no onnxruntime-web: npm install --prefix examples/web"),
 ]
 
-# What a page does is asked of the page, whose answer comes when it has drawn.
-PIXELS = """
-const answer = arguments[0], output = document.querySelector("output"), canvas = document.querySelector("canvas");
-function ask() {
-  if (/Error/.test(output.textContent)) return answer({error: output.textContent});
-  if (!/samples? in/.test(output.textContent)) return requestAnimationFrame(ask);
-  const {width, height} = canvas, copy = Object.assign(document.createElement("canvas"), {width, height});
-  const context = copy.getContext("2d", {willReadFrequently: true});  // or Chromium warns of it
-  context.drawImage(canvas, 0, 0);
-  const data = [...context.getImageData(0, 0, width, height).data];
-  answer({width, height, data, classes: !document.querySelector("label").hidden});
-}
-ask();
-"""
+# What the canvas holds when it is drawn.
+PIXELS = """new Promise((answer) => {
+  const output = document.querySelector("output"), canvas = document.querySelector("canvas");
+  function look() {
+    if (/Error/.test(output.textContent)) return answer({error: output.textContent});
+    if (!/samples? in/.test(output.textContent)) return requestAnimationFrame(look);
+    const {width, height} = canvas, copy = Object.assign(document.createElement("canvas"), {width, height});
+    const context = copy.getContext("2d", {willReadFrequently: true});  // or Chromium warns of it
+    context.drawImage(canvas, 0, 0);
+    answer({width, height, data: [...context.getImageData(0, 0, width, height).data]});
+  }
+  look();
+})"""
 
 
-class Browser:
-    """Chromium by the WebDriver protocol."""
-
-    def __init__(self, port: int, profile: Path) -> None:
-        self.driver = f"http://127.0.0.1:{port}"
-        flags = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
-        flags += ["disable-background-networking", "disable-component-update", f"user-data-dir={profile}"]
-        chrome = {"binary": CHROMIUM, "args": [f"--{flag}" for flag in flags]}
-        wanted = {"goog:chromeOptions": chrome, "goog:loggingPrefs": {"browser": "ALL"}, "timeouts": {"script": 60_000}}
-        self.session = ""
-        self.session = "/" + self.ask("/session", capabilities={"alwaysMatch": wanted})["sessionId"]
-
-    def ask(self, path: str, method: str = "POST", **content: Any) -> Any:
-        place = self.driver + ("/session" + self.session if self.session else "") + path
-        body = None if method == "DELETE" else json.dumps(content).encode()
-        with urlopen(Request(place, body, {"Content-Type": "application/json"}, method=method)) as answer:
-            return json.load(answer)["value"]
-
-    def pixels(self) -> NDArray[np.int64]:
-        """[H, W, RGBA] of the canvas."""
-        found = self.ask("/execute/async", script=PIXELS, args=[])
-        assert "error" not in found, found
-        return np.array(found["data"]).reshape(found["height"], found["width"], 4)
+def pixels(page: Page) -> NDArray[np.int64]:
+    """[H, W, RGBA] of the canvas."""
+    found = page.ask(PIXELS)
+    assert "error" not in found, found
+    return np.array(found["data"]).reshape(found["height"], found["width"], 4)
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert DRIVER
-    with subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:
-        assert driver.stdout
-        try:
-            said = next(line for line in driver.stdout if "successfully on port" in line)
-            opened = Browser(int(said.rstrip(".\n").split()[-1]), tmp_path_factory.mktemp("profile"))
-            yield opened
-            opened.ask("", "DELETE")
-        finally:
-            driver.terminate()
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("profile"), offline=False) as page:
+        yield page
 
 
 @pytest.fixture
@@ -112,7 +82,7 @@ def site(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
     ids=["colour", "grey of a class"],
 )
 def test_the_page_draws_what_sample_draws(
-    settings: dict[str, Any], browser: Browser, site: tuple[str, Path, list[str]], tmp_path: Path
+    settings: dict[str, Any], page: Page, site: tuple[str, Path, list[str]], tmp_path: Path
 ) -> None:
     url, folder, asked = site
     state = new_run(**{"latent": 6, **settings})
@@ -129,34 +99,34 @@ def test_the_page_draws_what_sample_draws(
     wanted = np.load(tmp_path / "s.npy").astype(int)
     assert np.ptp(wanted) > 50 and (wanted[0] != wanted[1]).any()
 
-    browser.ask("/se/log", type="browser")  # of other tests
     given = ",".join(str(float(value)) for value in latents(0, range(2), 6).ravel())
-    browser.ask("/url", url=f"{url}?latent={given}" + "&class=1" * classes)
-    drawn = browser.pixels()
+    page.open(f"{url}?latent={given}" + "&class=1" * classes)
+    drawn = pixels(page)
     height, width = wanted.shape[1:3]
     assert drawn.shape == (height, 2 * width + 2, 4)
     left, right = drawn[:, :width], drawn[:, -width:]
     assert np.abs(np.stack([left, right])[..., :3] - wanted).max() <= 1  # grey is the same in all three
     assert (left[..., 3] == 255).all()
 
-    browser.ask("/url", url=url)
-    before = browser.pixels()
+    assert page.errors == []
+    page.open(url)
+    before = pixels(page)
     assert before.shape == (4 * (height + 2) - 2, 4 * (width + 2) - 2, 4)
-    element = browser.ask("/element", using="css selector", value="button")
-    browser.ask("/execute/sync", script="document.querySelector('output').textContent = ''", args=[])
-    browser.ask(f"/element/{next(iter(element.values()))}/click")
-    assert (browser.pixels() != before).any()
-    assert browser.ask("/se/log", type="browser") == []  # neither an error nor a warning
+    page.ask("document.querySelector('output').textContent = ''")
+    page.ask("document.querySelector('button').focus()")
+    page.press("Enter")
+    assert (pixels(page) != before).any()
+    assert page.errors == []  # nor a warning
     assert set(asked) == {"", "generator.onnx", *FILES}
 
 
-def test_the_page_says_what_is_wrong(browser: Browser, site: tuple[str, Path, list[str]]) -> None:
+def test_the_page_says_what_is_wrong(page: Page, site: tuple[str, Path, list[str]]) -> None:
     url, folder, _ = site
     (folder / "generator.onnx").write_bytes(b"no network")
-    browser.ask("/url", url=url)
+    page.open(url)
     with pytest.raises(AssertionError, match="protobuf"):
-        browser.pixels()
+        pixels(page)
     (folder / RUNTIME).rename(folder / "elsewhere")
-    browser.ask("/url", url=url)
+    page.open(url)
     with pytest.raises(AssertionError, match="ort.wasm.bundle"):
-        browser.pixels()
+        pixels(page)
