@@ -171,6 +171,11 @@ def states(children: Path) -> str:
     return " ".join(map(status, children.read_text().split()))
 
 
+def test_the_others_wait_for_a_slow_disk(here: Path) -> None:
+    assert train(2, "--hang-limit", "2s", mishap="slow disk")[0] == 0
+    assert checkpoint.load(here / "run/ckpt.pt")[0]["step"] == 8
+
+
 def test_two_machines(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each has its own images and cache, one the run folder: the same bytes as on one machine, and on from there."""
     other = tmp_path_factory.mktemp("other machine")
