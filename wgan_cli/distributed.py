@@ -157,10 +157,17 @@ def share() -> slice:
     return slice(rows * rank // size, rows * (rank + 1) // size)
 
 
+def weights() -> list[float]:
+    """How much of a batch each process has: the factor of its mean in the mean over all."""
+    if _group is None:
+        return [1.0]
+    batch, size = _group.batch, _group.place.size
+    return [(batch * (rank + 1) // size - batch * rank // size) / batch for rank in range(size)]
+
+
 def weight() -> float:
-    """How much of a batch this process has: the factor of its mean in the mean over all."""
-    part = share()
-    return 1.0 if _group is None else (part.stop - part.start) / _group.batch
+    """That of this process."""
+    return 1.0 if _group is None else weights()[_group.place.rank]
 
 
 def in_all() -> bool:
@@ -194,6 +201,15 @@ def add_up(tensors: Sequence[Tensor]) -> None:
     _exchange(_group, flat)
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """[processes, ...]: the tensor of each."""
+    rank, size = (_group.place.rank, _group.place.size) if _group else (0, 1)
+    every = tensor.new_zeros(size, *tensor.shape)
+    every[rank] = tensor
+    add_up([every])
+    return every
 
 
 def agree(*wishes: float) -> list[float]:

@@ -12,6 +12,7 @@ from .curve import HELDOUT, TRAINING
 from .files import replacing
 
 COLUMNS = 3  # of panels
+LONGEST = 24  # characters of a checkpoint's name under its point
 
 
 def steps(names: Sequence[str]) -> list[int] | None:
@@ -21,6 +22,11 @@ def steps(names: Sequence[str]) -> list[int] | None:
     if len(whole) < len(names) or len({match[1] for match in whole}) > 1:
         return None
     return [int(match[2]) for match in whole]
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """The ends of the names, as there is no room for long ones."""
+    return [name if len(name) <= LONGEST else "…" + name[1 - LONGEST :] for name in names]
 
 
 def draw(path: Path, figures: Sequence[Sequence[dict[str, Any]]]) -> None:
@@ -44,7 +50,7 @@ def draw(path: Path, figures: Sequence[Sequence[dict[str, Any]]]) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if places is None:
-            axes.set_xticks(range(len(names)), names, rotation=30, ha="right", parse_math=False)
+            axes.set_xticks(range(len(names)), labels(names), rotation=30, ha="right", parse_math=False)
             axes.set_xlim(-0.5, len(names) - 0.5)
         else:
             axes.set_xlabel("step", fontsize=8)

@@ -64,7 +64,7 @@ def largest(one: Path, other: Path) -> float:
     return found
 
 
-def speed(data: str, home: Path, steps: int = 150) -> None:
+def speed(data: str, home: Path, steps: int = 90) -> None:
     every = sorted(os.sched_getaffinity(0))
     cases = {f"{n} on {len(every)} cores": (n, set(every)) for n in NUMBERS} | {
         f"{n} on 1 core": (n, {every[0]}) for n in NUMBERS

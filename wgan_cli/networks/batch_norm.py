@@ -47,11 +47,12 @@ class _Normalised(torch.autograd.Function):
         axes = [0, *range(2, x.dim())]
         count = x.numel() // x.shape[1] // len(x) * distributed.whole(len(x))
         values = x.float()
-        mean = values.sum(axes) / count
-        distributed.add_up([mean])
+        variances, means = torch.var_mean(values, axes, correction=0)
+        parts, weights = distributed.gathered(torch.stack([means, variances])), distributed.weights()
+        mean = sum(w * part[0] for w, part in zip(weights, parts, strict=True))
+        # Of the parts' variances and of their means (Chan et al. 1979), without a difference of squares.
+        variance = sum(w * (part[1] + (part[0] - mean).square()) for w, part in zip(weights, parts, strict=True))
         centred = values - _by_channel(mean, x)
-        variance = centred.square().sum(axes) / count
-        distributed.add_up([variance])
         scale = (variance + eps).rsqrt()
         normal = centred * _by_channel(scale, x)
         ctx.save_for_backward(normal, scale, weight)
