@@ -52,7 +52,7 @@ $(DEMO)/ranking.tsv: $(DEMO)/ckpt.pt $(DEMO)/grid.png
 	$(BIN)/wgan critic-score $< examples/digits.zip --summary | sort -g > $@
 	@head -n 3 $@; echo ...; tail -n 3 $@
 
-test: $(INSTALLED) ## the whole test suite, in two processes, a file in one of them (5 minutes)
+test: $(INSTALLED) ## the whole test suite, in two processes, a file in one of them (8 minutes)
 	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED) ## ruff and mypy
