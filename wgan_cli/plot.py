@@ -25,8 +25,12 @@ def steps(names: Sequence[str]) -> list[int] | None:
 
 
 def labels(names: Sequence[str]) -> list[str]:
-    """The ends of the names, as there is no room for long ones."""
-    return [name if len(name) <= LONGEST else "…" + name[1 - LONGEST :] for name in names]
+    """The names without the folder that all are in, and of long ones the end: there is no room for more."""
+    folder = names[0][: names[0].rfind("/") + 1]
+    while folder and not all(name.startswith(folder) for name in names):
+        folder = folder[: folder.rfind("/", 0, -1) + 1]
+    short = [name[len(folder) :] for name in names]
+    return [name if len(name) <= LONGEST else "…" + name[1 - LONGEST :] for name in short]
 
 
 def draw(path: Path, figures: Sequence[Sequence[dict[str, Any]]]) -> None:
