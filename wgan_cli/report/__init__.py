@@ -29,12 +29,17 @@ from .settings import command, differing_rows, setting_rows
 
 MEANING = {
     "improving": "The run is still getting better.",
-    "converged": "The run has settled.",
+    "converged": "The run has settled, which does not say that its samples are good: look at them.",
     "too-early": "The run is too short to be judged: it needs more steps.",
     "critic-overfits": "The critic knows its training images by heart.",
     "critic-too-weak": "The critic cannot tell samples from images.",
     "collapsed": "The samples are too much alike.",
     "diverged": "The training broke down.",
+}
+NEXT = {  # to be typed, after the advice
+    "improving": "the wgan train command of the run, with a larger --steps",
+    "converged": "wgan sample RUN -n 64 -o grid.png",
+    "too-early": "the wgan train command of the run, again or with a larger --steps",
 }
 GOOD, BAD = ("improving", "converged"), ("critic-overfits", "critic-too-weak", "collapsed", "diverged")
 
@@ -115,8 +120,8 @@ def write_several(paths: Sequence[Path], out: Path) -> None:
         runs = [found._replace(name=f"{number} {found.name}") for number, found in enumerate(runs, 1)]
     moving = {"panels": panels([(found.name, found.records) for found in runs])}
     told = (
-        "Each run's estimate is of its own critic. Runs with different critics are ranked by a comparison of their "
-        "samples with the same images: wgan evaluate RUN --data IMAGES."
+        "Do not compare the estimates: each is of its own run's critic. Look at the samples, or have them all compared "
+        "with the same images: wgan evaluate RUN RUN --data IMAGES."
     )
     parts = [_verdicts(runs), _newest(runs), _curves(moving), _differences(runs)]
     _write(out, f"{len(runs)} runs", told, parts, moving)
@@ -162,10 +167,14 @@ def _verdict(found: Found) -> str:
     return part(
         "verdict",
         f'Verdict: <span class="word {tone}">{text(verdict.word)}</span>',
-        f'<p class="meaning">{text(MEANING[verdict.word])} <b>What to do:</b> {text(ADVICE[verdict.word])}.</p>',
+        f'<p class="meaning">{text(MEANING[verdict.word])} <b>What to do:</b> {text(ADVICE[verdict.word])}.'
+        + (f" Type: <code>{text(NEXT[verdict.word])}</code>" if verdict.word in NEXT else "")
+        + "</p>",
         f"<ul>{reasons}</ul>",
         f'<p class="aside">The estimate is how far samples are from {_things(found)}, as the critic sees them. '
-        "Held-out data are kept from training. Quarters are of the steps so far.</p>",
+        "It may rise, or be below 0, while the critic still learns. Numbers here are medians over the last quarter of "
+        "the steps so far, or over the one before, so they are not the last points of the curves. Held-out data are "
+        "kept from training. Samples that lie 100% as far apart as data are as different from each other as data are.</p>",
         f"<details><summary>The figures behind the verdict</summary>{figures}</details>" if rows else "",
     )
 
@@ -268,7 +277,7 @@ def _ranking(found: Found, data: Dataset | None) -> str:
             for name, score, src in entries
         )
         rows.append(f'<h3>{title}</h3><div class="tiles">{tiles}</div>')
-    told = "Below each is its score. Differences between scores count, not their size."
+    told = "Below each is its score; only differences between scores mean something. Low ones may be unusual or broken."
     return part("ranking", heading, f"<p>The critic scored {drawn} {ranked.of:,} {whose}. {told}</p>", *rows)
 
 
