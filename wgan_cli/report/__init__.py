@@ -174,7 +174,7 @@ def _verdict(found: Found) -> str:
         f'<p class="aside">The estimate is how far samples are from {_things(found)}, as the critic sees them. '
         "It may rise, or be below 0, while the critic still learns. Numbers here are medians over the last quarter of "
         "the steps so far, or over the one before, so they are not the last points of the curves. Held-out data are "
-        "kept from training. Samples that lie 100% as far apart as data are as different from each other as data are.</p>",
+        "kept from training. At 100%, samples differ from each other as much as data do.</p>",
         f"<details><summary>The figures behind the verdict</summary>{figures}</details>" if rows else "",
     )
 
