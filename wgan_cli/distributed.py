@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def joined(device: torch.device, hang_limit: float) -> Iterator[None]:
         watchdog = Watchdog(PrefixStore("watch", store), here.rank, here.size, hang_limit)
         watchdog.start()
         # No time limit on what is waited for: one process may write to a slow disk, and the watchdog finds what hangs.
-        with watchdog.working():
+        with watchdog.working(), _talk_on_stderr():
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
                 store=PrefixStore("group", store),
@@ -127,6 +128,19 @@ def joined(device: torch.device, hang_limit: float) -> Iterator[None]:
         _group = None
         watchdog.stop()
     dist.destroy_process_group()
+
+
+@contextmanager
+def _talk_on_stderr() -> Iterator[None]:
+    """Some versions of gloo print to standard output whom they are connected to."""
+    sys.stdout.flush()
+    product = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(product, 1)
+        os.close(product)
 
 
 @contextmanager
