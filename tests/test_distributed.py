@@ -21,6 +21,7 @@ from stress import product
 from tiny import wgan, write_images
 
 from wgan_cli import WganError, checkpoint, distributed
+from wgan_cli.data import decoding
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="this torch has no gloo"
@@ -227,6 +228,18 @@ def test_what_is_wrong_is_told_once(here: Path) -> None:
     assert sum("files cannot be read" in line for line in said) == 1
     assert sum("fewer than the 2 processes" in line for line in train(2, "--skip-bad", "--batch", "1")[2]) == 1
     assert sum("would read it" in line for line in train(2, "--data", "-")[2]) in (1, 2)  # before they are joined
+
+
+def test_a_part_that_nobody_goes_on_with_is_forgotten_with_its_note(here: Path) -> None:
+    """Or the note would vouch for rows that are gone."""
+    for age, stem in ((0, "new.0-1of2"), (2 * decoding.FORGOTTEN, "old.0-1of2")):
+        for suffix in (".rows", ".contents", ".note"):
+            (here / (stem + suffix)).write_bytes(b"")
+            os.utime(here / (stem + suffix), (time.time() - age,) * 2)
+    decoding.forget(here)
+    assert sorted(path.name for path in here.glob("*of2*")) == [
+        f"new.0-1of2{s}" for s in (".contents", ".note", ".rows")
+    ]
 
 
 def test_an_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:

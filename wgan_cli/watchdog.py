@@ -51,10 +51,8 @@ class Watchdog:
     def __init__(self, store: Any, rank: int, size: int, hang_limit: float) -> None:
         self.rank, self.size, self.hang_limit = rank, size, hang_limit
         self._store, self._own = store, store.clone()  # one for each thread
-        self._names: dict[int, str] = {}
         self._since: float | None = None  # when the work began that is to end within the limit
         self._ended = threading.Event()
-        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         store.set(f"who {rank}", f"process {rank} of {size} ({platform.node()}, pid {os.getpid()})")
         store.set(f"beat {rank}", "0")
@@ -136,11 +134,11 @@ class Watchdog:
     def _lost(self, error: RuntimeError) -> WganError:
         """Who it is that a connection was lost to: the process that gives no sign of life any more."""
         try:
-            first, began = self._beats(self._store), time.monotonic()
+            first, began = self._beats(), time.monotonic()
             while time.monotonic() - began < FINDING:
                 self._follow_others()
                 time.sleep(0.1)
-            last = self._beats(self._store)
+            last = self._beats()
             gone = [rank for rank in range(self.size) if rank != self.rank and first[rank] == last[rank]]
             if self._store.add("lost", 1) > 1:  # another process says it
                 raise SystemExit(1)
@@ -149,8 +147,8 @@ class Watchdog:
         except RuntimeError:
             return LostError("the processes lost each other, and torchrun with them; the last checkpoint is whole")
 
-    def _beats(self, store: Any) -> list[bytes]:
-        return [store.get(f"beat {rank}") for rank in range(self.size)]
+    def _beats(self) -> list[bytes]:
+        return [self._store.get(f"beat {rank}") for rank in range(self.size)]
 
     def _watch(self) -> None:
         count, changed = 0, dict.fromkeys(range(self.size), (b"", time.monotonic()))

@@ -243,4 +243,7 @@ def forget(folder: Path) -> None:
     for path in (*folder.glob("*.part"), *folder.glob("*of*.rows")):
         with suppress(OSError), open(path, "r+b") as file:
             if time.time() - path.stat().st_mtime > FORGOTTEN and try_lock(file.fileno()) is not False:
+                if path.suffix == ".rows":  # of one process of several, whose note vouches for it
+                    for suffix in (".note", ".contents"):
+                        path.with_suffix(suffix).unlink(missing_ok=True)
                 _remove(path)
