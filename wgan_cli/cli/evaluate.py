@@ -92,10 +92,12 @@ def evaluate(
     from ..data.cache import prepare
     from ..data.seen import Seen
     from ..data.source import open_source
+    from ..device import keep_freed_memory
     from ..evaluate import Run, chosen, evaluate, marks
     from ..plot import draw
     from ..reference import native_shape, parts
 
+    keep_freed_memory()
     if data == trained == "-":
         raise UsageError("--data -, --train -: standard input is one list; give the other by its name")
     if plot is not None:
