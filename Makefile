@@ -11,10 +11,11 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 PACKAGE := pyproject.toml setup.py $(wildcard wgan_cli/*.py wgan_cli/*/*.py csrc/*)
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 DEMO := demo
+GPU_OUT := build/gpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint verdicts stress fuzz test-processors test-kernels mutate-kernels test-cuda-build test-gpu bench recipe systems clean
+.PHONY: help demo test lint verdicts stress fuzz test-processors test-kernels mutate-kernels test-cuda-build test-gpu gpu bench recipe systems clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +92,9 @@ test-cuda-build: ## build the kernels against a CUDA torch (several GB) and look
 
 test-gpu: $(INSTALLED) ## the kernels on a CUDA device
 	$(BIN)/pytest -m gpu
+
+gpu: ## all there is to learn on a GPU, with the torch of $(PYTHON), into $(GPU_OUT) (8 minutes)
+	$(PYTHON) tests/gpu.py --out $(GPU_OUT)
 
 bench: $(INSTALLED) ## steps, whole runs, loading, commands, ops; WGAN_TORCHVISION=PYTHON for loading (half an hour)
 	$(BIN)/python tests/bench/step.py

@@ -4,6 +4,8 @@ streams, capture, several devices, more than 2³¹ elements, and that nothing wa
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -200,24 +202,123 @@ def test_streams_at_work_at_the_same_time_do_not_share_a_ticket() -> None:
     assert all(torch.equal(result, expected) for result in results)
 
 
-def test_tensors_of_another_device_than_the_current_one() -> None:
+def _results(op: str, params: Tensor, grads: Tensor, impl: ops.Impl) -> list[Tensor]:
+    """What an op makes of params [N] and of a batch of gradients [B, N]; params are changed in place."""
+    if op == "clamp_":
+        ops.clamp_([params], 0.3, impl=impl)
+        return [params]
+    if op == "rmsprop_clamp_":
+        squares = torch.full_like(params, 0.5)
+        ops.rmsprop_clamp_([params], [grads[0]], [squares], 0.1, **SETTINGS, impl=impl)
+        return [params, squares]
+    penalty, norms = ops.gradient_penalty(grads, 10.0, one_sided=op.endswith("one_sided"), impl=impl)
+    return [penalty, norms, *torch.autograd.grad(penalty, grads)]
+
+
+OPS = ["clamp_", "rmsprop_clamp_", "gradient_penalty", "gradient_penalty, one_sided"]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_each_op_alone_is_captured_and_replayed_on_other_numbers(op: str) -> None:
+    params, grads = torch.randn(5000, device=DEVICE), torch.randn(8, 5000, device=DEVICE, requires_grad=True)
+    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        _results(op, params, grads, "cuda")
+    torch.cuda.current_stream().wait_stream(side)
+    with torch.cuda.graph(graph):
+        found = _results(op, params, grads, "cuda")
+    for _ in range(3):
+        params.normal_()
+        grads.data.normal_().div_(70)
+        expected = _results(op, params.clone(), grads.detach().clone().requires_grad_(), "torch")
+        graph.replay()
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_stays_where_its_twin_has_it(op: str, odd: float) -> None:
+    results = []
+    for impl in ("cuda", "torch"):
+        torch.manual_seed(1)
+        params, grads = torch.randn(5000, device=DEVICE), torch.randn(8, 5000, device=DEVICE)
+        params[[0, 7, 4999]] = odd
+        grads[0, 3] = grads[5, 4999] = odd
+        results.append(_results(op, params, grads.requires_grad_(), impl))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_tensors_of_another_device_than_the_current_one(op: str) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("one CUDA device only")
-    param = torch.full((5,), 2.0, device="cuda:1")
+    params, grads = torch.randn(5000, device="cuda:1"), torch.randn(8, 5000, device="cuda:1", requires_grad=True)
     with torch.cuda.device(0):
-        ops.clamp_([param], 1.0, impl="cuda")
+        expected = _results(op, params.clone(), grads, "torch")
+        for ours, theirs in zip(_results(op, params, grads, "cuda"), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
         with pytest.raises(RuntimeError, match=r"clamp_: params\[1\] must be on cuda:1"):
-            ops.clamp_([param, torch.ones(1, device="cuda:0")], 1.0, impl="cuda")
-    assert param.tolist() == [1.0] * 5
+            ops.clamp_([params, torch.ones(1, device="cuda:0")], 1.0, impl="cuda")
+
+
+def _needs(count: int) -> None:
+    """So many bytes of the device."""
+    torch.cuda.empty_cache()
+    if torch.cuda.mem_get_info()[0] < count:
+        pytest.skip("too little memory on the device")
 
 
 def test_indices_beyond_32_bits() -> None:
     count = 2**31 + 4100
-    if torch.cuda.get_device_properties(0).total_memory < 3 * 2 * count:
-        pytest.skip("too little memory on the device")
+    _needs(4 * 2 * count)
     param = torch.full((count,), 2.0, device=DEVICE, dtype=torch.float16)
     ops.clamp_([param], 1.0, impl="cuda")
     assert param.max().item() == 1.0
+    grad, square = torch.ones_like(param), torch.ones_like(param)
+    ops.rmsprop_clamp_([param], [grad], [square], 0.5, 0.99, 1e-8, 1.0, impl="cuda")
+    assert param.min().item() == param.max().item() == 0.5
+
+
+@pytest.mark.parametrize("shape", [(2, 2**30 + 4100), (2**21 + 3, 1024)])  # long rows, and many
+def test_a_penalty_of_more_elements_than_32_bits_count(shape: tuple[int, int]) -> None:
+    _needs(5 * 2 * shape[0] * shape[1])
+    grads = torch.full(shape, 2.0**-10, device=DEVICE, dtype=torch.float16, requires_grad=True)
+    penalty, norms = ops.gradient_penalty(grads, 10.0, 0.0, impl="cuda")
+    expected = 2.0**-10 * shape[1] ** 0.5
+    torch.testing.assert_close(norms, torch.full_like(norms, expected), rtol=1e-4, atol=0)
+    torch.testing.assert_close(penalty.item(), 10 * expected**2, rtol=1e-3, atol=0)
+    (gradient,) = torch.autograd.grad(norms.sum(), grads)
+    slope = gradient[-1, -1].item()
+    assert slope > 0 and gradient.min().item() == gradient.max().item() == slope
+
+
+@pytest.mark.parametrize("op", ["clamp_", "rmsprop_clamp_", "gradient_penalty"])
+def test_a_launch_that_the_device_refuses_is_an_error_that_names_the_op(op: str) -> None:
+    """In a process of its own, whose device has failed an assertion and takes no more kernels."""
+    calls = {
+        "clamp_": "ops.clamp_([x], 0.1, impl='cuda')",
+        "rmsprop_clamp_": "ops.rmsprop_clamp_([x], [x], [x], 0.1, 0.9, 1e-8, 0.1, impl='cuda')",
+        "gradient_penalty": "ops.gradient_penalty(x[None], 10.0, impl='cuda')",
+    }
+    script = f"""
+import torch
+from wgan_cli import ops
+x = torch.ones(5000, device="cuda")
+ops.gradient_penalty(x[None], 10.0, impl="cuda")  # makes the ticket
+try:
+    x[torch.tensor([10**6], device="cuda")].sum().item()
+except RuntimeError:
+    print("the device has failed")
+try:
+    {calls[op]}
+except RuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "the device has failed" in done.stdout and f"{op}: the kernel was not launched: " in done.stdout, done
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from .variants import VARIANTS, Variant
 ARCHS = tuple(ARCHITECTURES)
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 FITS = ("crop", "pad", "stretch")
-PRECISIONS = ("fp32", "bf16", "auto")
+PRECISIONS = ("fp32", "tf32", "bf16", "auto")
 LABELS = ("none", "folders", "file")
 CRITIC_NORMS = ("none", "batch", "layer")
 DECAYS = ("none", "linear", "cosine")
@@ -160,7 +160,7 @@ class TrainConfig:
             "optimizer": OPTIMIZERS,
             "fit": FITS,
             "labels": LABELS,
-            "precision": PRECISIONS[:2],  # auto is resolved before
+            "precision": PRECISIONS[:-1],  # auto is resolved before
             "critic_norm": CRITIC_NORMS,
             "lr_decay": DECAYS,
             "upsample": UPSAMPLES,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 
@@ -32,6 +34,36 @@ def native_precision(device: torch.device) -> str:
     # get_capabilities is newer than the oldest torch that is taken.
     features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "fp32"
+
+
+@contextmanager
+def arithmetic(device: torch.device, precision: str, exact: bool = True) -> Iterator[None]:
+    """How a GPU computes in this block, and as before after it. A CPU has nothing to choose.
+
+    `tf32` rounds the factors of products and convolutions of float32 to 10 bits, all others do not; torch by itself
+    rounds those of convolutions. exact: the algorithms of cuDNN follow from the shapes and give the same bits each
+    time, so that a run that goes on ends as one that never stopped; else cuDNN times them and takes the fastest, which
+    is another one at times.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    rounding = "tf32" if precision == "tf32" else "ieee"
+    chosen: list[tuple[Any, str, Any]] = [
+        (torch.backends.cuda.matmul, "fp32_precision", rounding),
+        (cudnn.conv, "fp32_precision", rounding),
+        (cudnn, "deterministic", exact),
+        (cudnn, "benchmark", not exact),
+    ]
+    before = [(place, name, getattr(place, name)) for place, name, _ in chosen]
+    try:
+        for place, name, value in chosen:
+            setattr(place, name, value)
+        yield
+    finally:
+        for place, name, value in before:
+            setattr(place, name, value)
 
 
 def keep_freed_memory() -> None:

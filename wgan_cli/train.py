@@ -13,6 +13,9 @@ from . import StoppedError, curve, distributed
 from .config import TrainConfig
 from .console import Console, duration, in_words
 from .data.dataset import Batch, Dataset
+from .data.feed import feed
+from .device import arithmetic
+from .memory import in_bytes, of_step
 from .networks import parameter_count
 from .run import Follower, Run, record
 from .signals import Stop, told
@@ -38,6 +41,7 @@ def train(
     faster: str = "",  # a command that gives samples in minutes, to be named where this run takes hours
     new_data: bool = False,  # go on with other data than the run has had
     html: bool = False,  # keep report.html fresh too
+    data_memory: float = 0.0,  # share of a GPU's free memory that the images may lie in
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
@@ -64,7 +68,8 @@ def train(
     console.notice(
         f"{config.variant} {config.arch} on {device}: {len(training)} samples of {'x'.join(map(str, config.shape))} "
         f"and {len(heldout) if heldout else 'none'} held out, "
-        f"{parameter_count(state.generator)} parameters in the generator, {parameter_count(state.critic)} in the critic"
+        f"{parameter_count(state.generator)} parameters in the generator, "
+        f"{parameter_count(state.critic)} in the critic, {step_memory(config)}"
     )
     if resumes:
         run.saved = state.step
@@ -76,13 +81,15 @@ def train(
     first = state.batches
     redraw, save_by = began + 100, began + FIRST_SAVE
     pace_told, reason = False, None
-    with run.recording(state, tensorboard):
+    batches = feed(training, config.batch, config.seed, device, distributed.share(), data_memory)
+    with run.recording(state, tensorboard), arithmetic(device, config.precision):
         while state.step < config.steps and not reason:
             while state.batches < config.n_critic * (state.step + 1) and not reason:
                 with distributed.working():
-                    batch = training.batch(state.batches, config.batch, config.seed, device, distributed.share())
+                    batch = batches.take(state.batches)
                     state.batches += 1
                     figures = critic_step(state, batch)
+                    batches.ahead(state.batches)
                 unchecked.append((state.step + 1, figures))
                 seconds = time.monotonic() - began
                 if not pace_told and seconds >= PACE_AFTER:
@@ -153,13 +160,20 @@ def expected_seconds(config: TrainConfig, device: torch.device) -> float:
     state = new_state(config, device)
     labels = torch.zeros(config.batch, dtype=torch.int64, device=device) if config.classes else None
     batch = Batch(torch.zeros(config.batch, *config.shape, device=device), labels)
-    critic_step(state, batch)  # the first is slower
     seconds = 0.0
-    for step, times in ((critic_step, config.n_critic), (generator_step, 1)):
-        began = time.monotonic()
-        next(iter(step(state, batch).values())).item()  # waits for the device
-        seconds += times * (time.monotonic() - began)
+    with arithmetic(device, config.precision):
+        critic_step(state, batch)  # the first is slower
+        for step, times in ((critic_step, config.n_critic), (generator_step, 1)):
+            began = time.monotonic()
+            next(iter(step(state, batch).values())).item()  # waits for the device
+            seconds += times * (time.monotonic() - began)
     return config.steps * seconds
+
+
+def step_memory(config: TrainConfig) -> str:
+    """`a step takes about 272 MB`, of the share of a batch that this process has."""
+    share = range(config.batch)[distributed.share()]
+    return f"a step takes about {in_bytes(of_step(config)(len(share)))}"
 
 
 def _tell_pace(state: State, seconds: float, console: Console, faster: str) -> None:

@@ -50,7 +50,8 @@ class Plain:
         self.generator, self.critic = _torch_layers(state.generator), _torch_layers(state.critic)
         for network in (self.generator, self.critic):
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self.rng = torch.Generator().set_state(state.rng.get_state())
+        self.device = state.device
+        self.rng = torch.Generator(self.device).set_state(state.rng.get_state())
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.Adam(self.critic.parameters(), self.config.lr, self.config.betas)
             if self.config.betas
@@ -59,14 +60,14 @@ class Plain:
 
     def step(self, real: Tensor) -> None:
         config = self.config
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             self.optimizer.zero_grad()
-            fake = self.generator(torch.randn(len(real), config.latent, generator=self.rng))
+            fake = self.generator(torch.randn(len(real), config.latent, generator=self.rng, device=self.device))
             if self.detach:
                 fake = fake.detach()
             loss = self.critic(fake).mean() - self.critic(real).mean()
             if config.gp_weight:
-                mix = torch.rand(len(real), generator=self.rng).view(-1, 1, 1, 1)
+                mix = torch.rand(len(real), generator=self.rng, device=self.device).view(-1, 1, 1, 1)
                 points = mix * real + (1 - mix) * fake
                 if not points.requires_grad:
                     points.requires_grad_(True)

@@ -25,6 +25,7 @@ from ..config import (
     PRECISIONS,
     PRESETS,
     UPSAMPLES,
+    Range,
     TrainConfig,
     resolve,
 )
@@ -33,7 +34,7 @@ from ..distributed import first_on_machine, joined, place
 from ..files import check_writable, lock
 from ..signals import Stop
 from ..variants import VARIANTS
-from .options import any_path, betas, command, device_option, null_option, option, plain, seconds, setting, size
+from .options import any_path, betas, command, device_option, null_option, option, plain, seconds, setting, size, within
 
 DATA, NETWORKS, LOSS, OPTIMIZER, RUN, OUTPUT = "Data", "Networks", "Loss", "Optimizer", "Run", "Output"  # headings
 
@@ -116,6 +117,15 @@ def _variants_text() -> str:
 @setting("seed", RUN, help="Of all random numbers.")
 @device_option(RUN)
 @setting("precision", RUN, type=click.Choice(PRECISIONS), help="Arithmetic of the networks.")
+@option(
+    "--data-memory",
+    metavar="SHARE",
+    type=within(Range(0.0, 1.0)),
+    default=0.25,
+    show_default=True,
+    help="Of a GPU's free memory, that the images may lie in; 0: none do.",
+    section=RUN,
+)
 @setting("log_every", OUTPUT, metavar="STEPS", help="Between lines of metrics.jsonl.")
 @setting("save_every", OUTPUT, metavar="STEPS", help="Between checkpoints.")
 @setting("sample_every", OUTPUT, metavar="STEPS", help="Between sample grids.")
@@ -142,6 +152,7 @@ def train(
     preset: str,
     skip_bad: bool,
     device: str,
+    data_memory: float,
     tensorboard: bool,
     html: bool,
     time_limit: float | None,
@@ -209,13 +220,16 @@ def train(
                     facts |= probe(source, console, stop.reason)
             config, origins = resolve(given, facts, preset, native_precision(where))
 
+            from ..memory import enough
             from ..run import check_folder
-            from ..train import expected_seconds, train
+            from ..train import expected_seconds, step_memory, train
 
             if dry_run:  # writes nothing, so what stands in its way comes last
                 _print_settings(ctx, config, origins, as_json)
-                told = f"{config.steps} steps take {in_words(expected_seconds(config, where))} on this machine"
+                with enough(config, where):
+                    told = f"{config.steps} steps take {in_words(expected_seconds(config, where))} on this machine"
                 console.notice(f"{told}, as timed with made-up images")
+                console.notice(f"{step_memory(config)} of memory")
             if here.leads:
                 check_folder(out, config, force)  # before the images are read, which may take long
             if dry_run:
@@ -231,7 +245,21 @@ def train(
                 dataset = prepare(
                     source, config, skip_bad, console, stop.reason, stop.take_save, labels, ctx.obj.notice
                 )
-                done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data, html)
+                with enough(config, where):
+                    done = train(
+                        config,
+                        dataset,
+                        out,
+                        where,
+                        console,
+                        stop,
+                        force,
+                        tensorboard,
+                        faster,
+                        new_data,
+                        html,
+                        data_memory,
+                    )
                 if here.leads:
                     click.echo(os.fsencode(done))
     except OSError as error:

@@ -69,12 +69,25 @@ class Dataset:
         An epoch is a new permutation of the rows; its last, incomplete batch is left out. It follows from (seed,
         number) alone, so the position in the data is one number.
         """
+        rows, labels = self.stored(number, size, seed, share)
+        return Batch(unit(rows.to(device)), None if labels is None else labels.to(device))
+
+    def stored(
+        self, number: int, size: int, seed: int, share: slice = slice(None), pinned: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """The rows of that batch as they are stored, and their classes; in memory that a GPU reads, where `pinned`."""
         index = self._index(number, size, seed)[share]
-        rows = torch.from_numpy(np.take(self.rows, index, axis=0)).to(device)
+        if pinned:
+            kind = torch.uint8 if self.rows.dtype == np.uint8 else torch.float32
+            rows = torch.empty(len(index), *self.rows.shape[1:], dtype=kind, pin_memory=True)
+            np.take(self.rows, index, axis=0, out=rows.numpy(), mode="clip")  # the default mode copies once more
+        else:
+            rows = torch.from_numpy(np.take(self.rows, index, axis=0))
         self._give_back(len(index) * max(FAULT_BYTES, rows[0].nbytes))
         if self.mapped and len(self.mapped) > RESIDENT_BYTES:
             self._announce(self._index(number + 1, size, seed)[share], rows[0].nbytes)
-        return Batch(unit(rows), None if self.labels is None else torch.from_numpy(self.labels[index]).to(device))
+        labels = None if self.labels is None else torch.from_numpy(self.labels[index])
+        return rows, labels.pin_memory() if pinned and labels is not None else labels
 
     def at(self, places: NDArray[np.int64]) -> NDArray[Any]:
         """A copy of these rows of this part, as they are stored."""
@@ -82,13 +95,17 @@ class Dataset:
         self._give_back(len(rows) * max(FAULT_BYTES, rows[:1].nbytes))
         return rows
 
-    def _index(self, number: int, size: int, seed: int) -> NDArray[np.int64]:
-        epoch, place = divmod(number, len(self) // size)
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The rows of this part, by their places in it, as an epoch takes them."""
         if (seed, epoch) not in self._orders:
             for old in list(self._orders)[:-1]:  # this epoch and the next are asked for in turn
                 del self._orders[old]
             self._orders[seed, epoch] = permutation(len(self), seed, epoch)
-        index = self._orders[seed, epoch][place * size : (place + 1) * size]
+        return self._orders[seed, epoch]
+
+    def _index(self, number: int, size: int, seed: int) -> NDArray[np.int64]:
+        epoch, place = divmod(number, len(self) // size)
+        index = self.order(seed, epoch)[place * size : (place + 1) * size]
         return index if self.chosen is None else self.chosen[index]
 
     def _announce(self, index: NDArray[np.int64], row: int) -> None:
