@@ -112,10 +112,12 @@ def _variants_text() -> str:
 @setting("lr_decay", OPTIMIZER, type=click.Choice(DECAYS), help="How the rates fall to 0 over --steps.")
 @setting("betas", OPTIMIZER, metavar="B1,B2", callback=betas, help="Of adam.")
 @setting("batch", OPTIMIZER, help="Images in a batch.")
+@setting("micro_batch", OPTIMIZER, help="Images that gradients are added up over at a time.  [default: --batch]")
 @setting("n_critic", OPTIMIZER, help="Critic steps before each generator step.")
 @setting("seed", RUN, help="Of all random numbers.")
 @device_option(RUN)
 @setting("precision", RUN, type=click.Choice(PRECISIONS), help="Arithmetic of the networks.")
+@option("--no-graph", is_flag=True, help="On a GPU: launch each kernel of a step by itself.", section=RUN)
 @setting("log_every", OUTPUT, metavar="STEPS", help="Between lines of metrics.jsonl.")
 @setting("save_every", OUTPUT, metavar="STEPS", help="Between checkpoints.")
 @setting("sample_every", OUTPUT, metavar="STEPS", help="Between sample grids.")
@@ -147,6 +149,7 @@ def train(
     time_limit: float | None,
     force: bool,
     new_data: bool,
+    no_graph: bool,
     dry_run: bool,
     hang_limit: float,
     as_json: bool,
@@ -231,7 +234,10 @@ def train(
                 dataset = prepare(
                     source, config, skip_bad, console, stop.reason, stop.take_save, labels, ctx.obj.notice
                 )
-                done = train(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data, html)
+                done = train(
+                    *(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data, html),
+                    graphs=not no_graph,
+                )
                 if here.leads:
                     click.echo(os.fsencode(done))
     except OSError as error:
