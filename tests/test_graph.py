@@ -331,10 +331,10 @@ def test_a_graph_is_the_step(given: dict[str, Any], monkeypatch: pytest.MonkeyPa
         runs.append((state, torch.stack(figures)))
     (eager, figures_of_eager), (recorded, figures_of_recorded) = runs
     assert recorded.rng.get_state().equal(eager.rng.get_state()) and recorded.step == 7
-    bounds: dict[str, float] = dict(rtol=0, atol=0) if config.arch == "mlp" else dict(rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(figures_of_recorded, figures_of_eager, **bounds)
+    rtol, atol = (0.0, 0.0) if config.arch == "mlp" else (1e-3, 1e-5)
+    torch.testing.assert_close(figures_of_recorded, figures_of_eager, rtol=rtol, atol=atol)
     for x, y in zip(tensors(recorded), tensors(eager), strict=True):
-        torch.testing.assert_close(x, y, **bounds)
+        torch.testing.assert_close(x, y, rtol=rtol, atol=atol)
 
 
 @pytest.mark.gpu
