@@ -42,11 +42,17 @@ def _played(step: Step, state: State, turned: list[Now], recorder: _Recorder | N
     calls, play = 0, None
 
     def call(state: State, batch: Batch) -> dict[str, Tensor]:
-        nonlocal calls, play
         assert state.dials is not None
         now = within(state.config, state.step)
         turn(state.dials, now, *turned)
         turned[:] = [now]
+        figures = taken(batch)
+        for optimizer in (state.optimizer_critic, state.optimizer_generator):
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * now.lr  # a number again, for the checkpoint
+        return figures
+
+    def taken(batch: Batch) -> dict[str, Tensor]:
+        nonlocal calls, play
         if recorder is None or recorder.failed:
             return step(state, batch)
         calls += 1
