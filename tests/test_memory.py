@@ -56,6 +56,18 @@ def test_more_samples_take_evenly_more() -> None:
     assert large - small > 64 * 3 * 16 * 16 * 4  # the images alone
 
 
+def test_a_step_in_parts_takes_what_its_fullest_part_does() -> None:
+    """Held against the step itself: never more than is told, and less than a step of the whole batch."""
+    with Held() as held:
+        state = new_run(batch=64, micro_batch=4)
+        batch = Batch(torch.zeros(64, 3, 16, 16).contiguous(memory_format=torch.channels_last))
+        for _ in range(2):
+            critic_step(state, batch)
+            generator_step(state, batch)
+    whole, parts = of_step(new_run(batch=64).config)(64), of_step(state.config)(64)
+    assert max(held.course) <= parts < whole
+
+
 def test_to_estimate_changes_no_random_number() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()

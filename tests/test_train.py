@@ -25,9 +25,10 @@ from wgan_cli.losses import ESTIMATES
 from wgan_cli.penalty import critic_penalty
 from wgan_cli.run import Run
 from wgan_cli.sample import grid, latents, write_samples
+from wgan_cli.schedule import scheduled
 from wgan_cli.signals import Stop
 from wgan_cli.state import State, new_state
-from wgan_cli.step import critic_step, generator_step, scheduled
+from wgan_cli.step import critic_step, generator_step
 from wgan_cli.train import train
 from wgan_cli.variants import VARIANTS
 from wgan_cli.watch import compare
@@ -306,8 +307,8 @@ def test_the_schedule_of_r3_is_half_a_cosine_over_a_fifth_of_the_steps() -> None
     """Huang et al. 2024, table 9: lr 2e-4 to 5e-5, γ to a tenth, β2 0.9 to 0.99, the EMA's half-life from 0 to all."""
     config = settings(variant="r3", steps=1000, ema=0.99)
     half, end = (1 + 0.25) / 2, 0.25
-    for step, expected in {0: (1, 1, 1, 0), 100: (half, 0.55, 0.55, 0.99**2), 200: (end, 0.1, 0.1, 0.99)}.items():
-        assert scheduled(config, step) == pytest.approx(expected)
+    for step, *expected in (0, 1, 1, 1, 1), (100, half, 0.55, 0.55, 1 - 0.99**2), (200, end, 0.1, 0.1, 0.01):
+        assert scheduled(config, step) == pytest.approx((*expected, 0))
     assert scheduled(config, 50).lr == pytest.approx(1 - 0.75 * (1 - math.cos(math.pi / 4)) / 2)
     assert scheduled(config, 999) == scheduled(config, 200)
     assert scheduled(settings(variant="r3", steps=1000, lr_decay="linear"), 600).lr == pytest.approx(0.4 * end)
@@ -330,7 +331,7 @@ def test_a_step_takes_what_the_schedule_says() -> None:
     assert critic["betas"] == generator["betas"] == pytest.approx((0.0, 0.945))
     (at_start, _, weights), (later, mean, now) = averages
     torch.testing.assert_close(at_start, weights)
-    torch.testing.assert_close(later, torch.lerp(mean, now, 1 - scheduled(state.config, 101).ema))
+    torch.testing.assert_close(later, torch.lerp(mean, now, scheduled(state.config, 101).ema))
 
 
 def test_a_run_stopped_in_mid_schedule_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ RANGES: Mapping[str, Range] = {
     "holdout": Range(0.0, 0.5),
     "steps": Range(1),
     "batch": Range(1),
+    "micro_batch": Range(1),
     "latent": Range(1),
     "width": Range(1),
     "n_critic": Range(1),
@@ -117,6 +118,7 @@ class TrainConfig:
     holdout: float = 0.05  # share of the samples that is kept from training
     steps: int = _may_change(100_000)  # generator updates; CIFAR-10's length in Gulrajani et al. 2017
     batch: int = 64
+    micro_batch: int | None = _may_change(None)  # samples that gradients are taken of at a time; None: of all
     latent: int = 100
     width: int = 64
     n_critic: int = 5
@@ -172,7 +174,9 @@ class TrainConfig:
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
         for name, numbers in RANGES.items():
             value = getattr(self, name)
-            unused = (name == "size" and value == 0) or (name in ("lr_critic", "clip", "gp_weight") and value is None)
+            unused = (name == "size" and value == 0) or (
+                name in ("micro_batch", "lr_critic", "clip", "gp_weight") and value is None
+            )
             of_two = name == "size" and isinstance(value, tuple) and len(value) == 2
             if not unused and not all(map(numbers.holds, value if of_two else [value])):
                 raise UsageError(f"{flag(name)} {in_pixels(value)}: must be {numbers}")
@@ -194,6 +198,12 @@ class TrainConfig:
             raise UsageError(
                 f"--critic-norm batch: variant {self.variant} penalises the gradient of each sample by itself, "
                 "and batch norm mixes the samples of a batch (Gulrajani et al. 2017, section 4); use none or layer"
+            )
+
+        if self.critic_norm == "batch" and self.micro_batch is not None:
+            raise UsageError(
+                f"--micro-batch {self.micro_batch}: the critic has batch norm, which mixes all samples of a batch; "
+                "leave the flag out, or give --critic-norm none or layer"
             )
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -59,22 +61,37 @@ def of_step(config: TrainConfig) -> Callable[[int], int]:
     """Batch -> bytes at the fullest moment of a step: weights, gradients, moments, averages and what lies between.
 
     The same operations follow each other whatever the batch is, and what is held after each of them grows evenly with
-    it. Left out: what the libraries under torch take for themselves.
+    it. With --micro-batch an upper bound: the critic's step of a part; what the generator's holds of the other samples,
+    since both steps make samples of the whole batch; and gradients of its slices, each as large as the batch. Left out:
+    what the libraries under torch take for themselves.
     """
-    courses: list[list[int]] = []
+    courses: list[list[list[int]]] = []  # of each size, of each step
+    part, config = config.micro_batch, replace(config, micro_batch=None)
     with distributed.alone(), Held() as held:
         state = new_state(config, torch.device("cpu"))
         for size in (FEW, FEW, SOME):  # the first makes the moments
-            held.course.clear()
             samples = torch.zeros(size, *config.shape)
             if config.size:
                 samples = samples.contiguous(memory_format=torch.channels_last)  # as `unit` makes them
             batch = Batch(samples, torch.zeros(size, dtype=torch.int64) if config.classes else None)
-            critic_step(state, batch)
-            generator_step(state, batch)
-            courses.append([*held.course])
-    few, some = courses[1:]
-    return lambda size: max(a + (b - a) * (size - FEW) // (SOME - FEW) for a, b in zip(few, some, strict=True))
+            courses.append([])
+            for step in (critic_step, generator_step):
+                held.course.clear()
+                step(state, batch)
+                courses[-1].append([*held.course])
+
+    def most(size: int, few: list[int], some: list[int]) -> int:
+        return max(a + (b - a) * (size - FEW) // (SOME - FEW) for a, b in zip(few, some, strict=True))
+
+    critic, generator = zip(*courses[1:], strict=True)
+
+    def held_at_most(size: int) -> int:
+        if part is None or part >= size:
+            return max(most(size, *critic), most(size, *generator))
+        others = most(size, *generator) - most(part, *generator)
+        return max(most(part, *critic), most(part, *generator)) + others + 2 * 4 * size * math.prod(config.shape)
+
+    return held_at_most
 
 
 def in_bytes(count: float) -> str:

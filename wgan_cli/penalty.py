@@ -14,15 +14,18 @@ from .variants import Penalty
 
 
 def critic_penalty(
-    critic: nn.Module, points: Tensor, penalty: Penalty, weight: float, y: Tensor | None = None
+    critic: nn.Module, points: Tensor, penalty: Penalty, weight: float | Tensor, y: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The penalty (scalar, differentiable in the critic's parameters) and the gradient norms [B] at points [B, ...].
 
-    weight: --gp-weight. y: [B] classes of the points, or None.
+    weight: --gp-weight, or a tensor []. y: [B] classes of the points, or None.
     """
     gradient, cost = input_gradient(critic, points, y), penalty.cost
     if cost.power == 2:
-        return ops.gradient_penalty(gradient, weight * penalty.weight, cost.target, cost.one_sided)
+        if not isinstance(weight, Tensor):
+            return ops.gradient_penalty(gradient, weight * penalty.weight, cost.target, cost.one_sided)
+        mean, norms = ops.gradient_penalty(gradient, penalty.weight, cost.target, cost.one_sided)
+        return weight * mean, norms
     assert cost.target == 0
     squares = gradient.float().square().flatten(1).sum(1)  # their root has no slope at 0
     return weight * penalty.weight * squares.pow(cost.power / 2).mean(), squares.detach().sqrt()

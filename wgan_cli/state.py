@@ -19,6 +19,9 @@ from .data import seen as data_seen
 from .data.dataset import Dataset
 from .data.seen import Seen
 from .networks import build_critic, build_generator
+from .schedule import Now
+
+RECORDERS = ("cuda",)  # kinds of devices that record steps and play them back (`graph`)
 
 
 @dataclass
@@ -35,6 +38,7 @@ class State:
     rng: torch.Generator  # of latents, flips, noise, mixing: drawn in this order in a critic step
     step: int = 0  # generator updates done
     batches: int = 0  # of real data taken
+    dials: Now | None = None  # what the steps read instead of the schedule (`graph`)
 
 
 def new_state(config: TrainConfig, device: torch.device) -> State:
@@ -69,17 +73,25 @@ def other_seed(seed: int) -> int:
 
 
 def _optimizer(config: TrainConfig, network: nn.Module, rate: float) -> torch.optim.Optimizer:
-    """At the rate that the run starts with, which stays in `defaults`."""
+    """At the rate that the run starts with, which stays in `defaults`; the device counts the steps that it records."""
+    params, device = [*network.parameters()], next(network.parameters()).device
+    recorded = device.type in RECORDERS
+    counter = device if recorded else None
     if config.optimizer == "adam":
         assert config.betas is not None
-        fused = next(network.parameters()).device.type in ("cpu", "cuda")  # one pass over memory, where torch has it
-        return torch.optim.Adam(network.parameters(), rate, config.betas, fused=fused)
+        fused = recorded or device.type == "cpu"  # one pass over memory, where torch has it
+        adam = torch.optim.Adam(params, rate, config.betas, fused=fused, capturable=recorded)
+        if recorded:  # as for rmsprop
+            for p in params:
+                adam.state[p] = {"step": torch.zeros((), device=counter)}
+                adam.state[p] |= {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+        return adam
     if config.optimizer == "rmsprop":
-        rmsprop = torch.optim.RMSprop(network.parameters(), rate)
-        for p in network.parameters():  # what its first step would make, for the fused step to find
-            rmsprop.state[p] = {"step": torch.zeros(()), "square_avg": torch.zeros_like(p)}
+        rmsprop = torch.optim.RMSprop(params, rate, capturable=recorded, foreach=recorded or None)
+        for p in params:  # what its first step would make, for the fused step to find
+            rmsprop.state[p] = {"step": torch.zeros((), device=counter), "square_avg": torch.zeros_like(p)}
         return rmsprop
-    return torch.optim.SGD(network.parameters(), rate)
+    return torch.optim.SGD(params, rate)
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: Any, config: TrainConfig, updates: int) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,28 +17,16 @@ from .data.dataset import Batch
 from .distributed import add_up, drawn, weight
 from .networks import has_batch_norm
 from .penalty import critic_penalty, draw_points
+from .schedule import Now, within
 from .state import State
 
-
-class Now(NamedTuple):
-    """What a schedule makes of the settings at a step."""
-
-    lr: float  # of both rates: over those of the start
-    gp_weight: float  # the same
-    beta2: float  # the same of 1 - β2
-    ema: float  # decay
+Part = slice | None  # rows of a batch; None: all
+Rows = TypeVar("Rows", Tensor, Tensor | None)
 
 
-def scheduled(config: TrainConfig, step: int) -> Now:
-    """Follows from the settings and the number of generator updates done alone, so that a run can go on at any."""
-    done = step / config.steps
-    decay = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[config.lr_decay]
-    schedule = config.record.schedule
-    if not schedule:
-        return Now(decay, 1.0, 1.0, min(config.ema, (1 + step) / (10 + step)))
-    way = (1 - math.cos(math.pi * min(1.0, done / schedule.burn_in))) / 2  # from 0 to 1
-    lr, gp_weight, beta2 = (1 + way * (end - 1) for end in (schedule.lr, schedule.gp_weight, schedule.beta2))
-    return Now(decay * lr, gp_weight, beta2, config.ema ** (1 / way) if way else 0.0)  # the half-life times `way`
+def present(state: State) -> Now:
+    """What holds in the step that is taken: of the schedule, or on the dials where a recording reads these."""
+    return state.dials or within(state.config, state.step)
 
 
 def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
@@ -49,25 +37,31 @@ def critic_step(state: State, batch: Batch) -> dict[str, Tensor]:
     critic's own, with respect to what the critic sees.
     """
     config, record = state.config, state.config.record
-    now = scheduled(config, state.step)
-    y = batch.labels
+    now = present(state)
     with torch.no_grad(), autocast(state):
-        fake = state.generator(normal(state, len(batch.samples), config.latent), y).float()
+        fake = state.generator(normal(state, len(batch.samples), config.latent), batch.labels).float()
     real, fake = noisy(state, flipped(state, batch.samples)), noisy(state, fake)
-    with autocast(state):
-        on_real, on_fake = _scores(state.critic, real, fake, y)
-    figures = {record.estimate.name: record.estimate.distance(on_real, on_fake)}
-    loss = record.critic_loss(on_real, on_fake)
-    for penalty in record.penalties:
-        assert config.gp_weight is not None
-        points = draw_points(penalty.place, real, fake, state.rng)
+    points = [draw_points(penalty.place, real, fake, state.rng) for penalty in record.penalties]
+
+    def figures(part: Part) -> dict[str, Tensor]:
+        y = _cut(batch.labels, part)
         with autocast(state):
-            cost, norms = critic_penalty(state.critic, points, penalty, config.gp_weight * now.gp_weight, y)
-        figures["penalty"] = figures.get("penalty", 0) + cost
-        if penalty.cost.target:  # where it has a value to be near to
-            figures.setdefault("grad_norm", norms.mean())
-        loss = loss + cost
-    return _update(state.optimizer_critic, {"critic_loss": loss} | figures, now, config.clip)
+            on_real, on_fake = _scores(state.critic, _cut(real, part), _cut(fake, part), y)
+        found = {record.estimate.name: record.estimate.distance(on_real, on_fake)}
+        loss = record.critic_loss(on_real, on_fake)
+        for penalty, at in zip(record.penalties, points, strict=True):
+            assert config.gp_weight is not None
+            factor = config.gp_weight * now.gp_weight
+            with autocast(state):
+                cost, norms = critic_penalty(state.critic, _cut(at, part), penalty, factor, y)
+            found["penalty"] = found.get("penalty", 0) + cost
+            if penalty.cost.target:  # where it has a value to be near to
+                found.setdefault("grad_norm", norms.mean())
+            loss = loss + cost
+        return {"critic_loss": loss} | found
+
+    state.optimizer_critic.zero_grad(set_to_none=True)
+    return _update(state.optimizer_critic, _backward(state, len(real), figures), now, config.clip)
 
 
 def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
@@ -77,19 +71,30 @@ def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
     take fresh ones).
     """
     config, record = state.config, state.config.record
-    y = batch.labels
+    now = present(state)
     state.critic.requires_grad_(False)  # the gradient flows through the critic, not into it
     with autocast(state):
-        fake = state.generator(normal(state, len(batch.samples), config.latent), y)
-        on_fake = state.critic(noisy(state, fake), y).float()
-        on_real = state.critic(noisy(state, flipped(state, batch.samples)), y).float() if record.pairs else None
-    loss = record.generator_loss(on_fake, on_real)
-    figures = _update(state.optimizer_generator, {"generator_loss": loss}, scheduled(config, state.step))
+        fake = noisy(state, state.generator(normal(state, len(batch.samples), config.latent), batch.labels))
+        real = noisy(state, flipped(state, batch.samples)) if record.pairs else None
+    seen = fake.detach().requires_grad_() if _parts(config, len(fake))[1:] else fake
+
+    def figures(part: Part) -> dict[str, Tensor]:
+        y = _cut(batch.labels, part)
+        with autocast(state):
+            on_fake = state.critic(_cut(seen, part), y).float()
+            on_real = None if real is None else state.critic(_cut(real, part), y).float()
+        return {"generator_loss": record.generator_loss(on_fake, on_real)}
+
+    state.optimizer_generator.zero_grad(set_to_none=True)
+    found = _backward(state, len(fake), figures)
+    if seen is not fake:  # the gradient of all parts, through the generator at once: its batch norm sees the batch
+        fake.backward(seen.grad)
+    found = _update(state.optimizer_generator, found, now)
     state.critic.requires_grad_(True)
     state.step += 1
     if state.ema is not None:
-        _average(state.ema, state.generator, scheduled(config, state.step).ema)
-    return figures
+        _average(state.ema, state.generator, now.ema)
+    return found
 
 
 def _scores(critic: nn.Module, real: Tensor, fake: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -101,44 +106,96 @@ def _scores(critic: nn.Module, real: Tensor, fake: Tensor, y: Tensor | None) -> 
     return on_real, on_fake
 
 
+def _parts(config: TrainConfig, rows: int) -> list[tuple[Part, float]]:
+    """Of a batch of so many rows those that gradients are taken of at a time, and their share of the whole batch."""
+    size = config.micro_batch or rows
+    if size >= rows:
+        return [(None, weight())]
+    parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+    return [(part, weight() * (part.stop - part.start) / rows) for part in parts]
+
+
+def _cut(rows: Rows, part: Part) -> Rows:
+    return rows if rows is None or part is None else rows[part]
+
+
+def _backward(state: State, rows: int, figures: Callable[[Part], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Add up the gradients of the first figure, the loss, over the parts of a batch; all figures, of the batch.
+
+    All figures are means over the batch, so that those of several parts and processes, and their gradients, add up by
+    each one's share of the batch.
+    """
+    whole: dict[str, Tensor] = {}
+    parts = _parts(state.config, rows)
+    for number, (part, share) in enumerate(parts):
+        if number:
+            state.critic.eval()  # a spectral norm's power method has gone its step, as it does for a whole batch
+        found = figures(part)
+        loss = next(iter(found.values()))
+        (loss if share == 1 else share * loss).backward()
+        for name, value in found.items():
+            value = value.detach() if share == 1 else share * value.detach()
+            whole[name] = whole[name] + value if number else value
+    if parts[1:]:
+        state.critic.train()
+    return whole
+
+
 def _update(
     optimizer: torch.optim.Optimizer, figures: dict[str, Tensor], now: Now, clip: float | None = None
 ) -> dict[str, Tensor]:
-    """One step of the optimizer on the first figure, the loss, then every parameter into [-clip, clip] (Arjovsky et
-    al. 2017, algorithm 1); the figures.
-
-    Gradients are used here alone, between `backward` and the step. All figures are means over the batch, so that those
-    of several processes, and their gradients, add up by each one's share of the batch.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    loss, share = next(iter(figures.values())), weight()
-    (loss if share == 1 else share * loss).backward()
+    """One step of the optimizer, then every parameter into [-clip, clip] (Arjovsky et al. 2017, algorithm 1); the
+    figures. Gradients and figures are added up over the processes first."""
     (group,) = optimizer.param_groups
-    figures = {name: value.detach() if share == 1 else share * value.detach() for name, value in figures.items()}
-    add_up([*(p.grad for p in group["params"] if p.grad is not None), *figures.values()])
+    params = group["params"]
+    add_up([*(p.grad for p in params if p.grad is not None), *figures.values()])
     group["lr"] = optimizer.defaults["lr"] * now.lr
-    if "betas" in group and now.beta2 != 1:
+    if "betas" in group and not isinstance(now.beta2, Tensor) and now.beta2 != 1:
         beta1, beta2 = optimizer.defaults["betas"]
         group["betas"] = (beta1, 1 - (1 - beta2) * now.beta2)
-    params = group["params"]
-    if clip is None:
-        optimizer.step()
-    elif isinstance(optimizer, torch.optim.RMSprop):  # the paper's own, in one pass over memory
+    if clip is not None and isinstance(optimizer, torch.optim.RMSprop):  # the paper's own, in one pass over memory
         averages = [optimizer.state[p]["square_avg"] for p in params]
         torch._foreach_add_([optimizer.state[p]["step"] for p in params], 1)
         ops.rmsprop_clamp_(params, [p.grad for p in params], averages, group["lr"], group["alpha"], group["eps"], clip)
+        return figures
+    if "betas" in group and isinstance(now.beta2, Tensor):
+        _adam(optimizer, now.beta2)
+    elif isinstance(optimizer, torch.optim.SGD) and isinstance(now.lr, Tensor):  # torch's own would read its value
+        with torch.no_grad():
+            torch._foreach_sub_(params, torch._foreach_mul([p.grad for p in params], group["lr"]))
     else:
         optimizer.step()
+    if clip is not None:
         ops.clamp_(params, clip)
     return figures
 
 
 @torch.no_grad()
-def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """average ← decay · average + (1 - decay) · network, batch statistics included; counters are copied."""
+def _adam(optimizer: torch.optim.Optimizer, factor: Tensor) -> None:
+    """The step of torch.optim.Adam with 1 - β2 times a tensor [], of which torch's own would read the value."""
+    (group,) = optimizer.param_groups
+    params = [p for p in group["params"] if p.grad is not None]
+    grads = [p.grad for p in params]
+    steps, means, squares = ([optimizer.state[p][name] for p in params] for name in ("step", "exp_avg", "exp_avg_sq"))
+    (beta1, beta2), lr = group["betas"], group["lr"]
+    share = (1 - beta2) * factor
+    torch._foreach_add_(steps, 1)
+    torch._foreach_lerp_(means, grads, 1 - beta1)
+    torch._foreach_mul_(squares, 1 - share)
+    torch._foreach_addcmul_(squares, torch._foreach_mul(grads, share), grads)
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_div_(roots, (1 - (1 - share) ** steps[0]).sqrt())
+    torch._foreach_add_(roots, group["eps"])
+    torch._foreach_mul_(roots, (beta1 ** steps[0] - 1) / lr)
+    torch._foreach_addcdiv_(params, means, roots)
+
+
+@torch.no_grad()
+def _average(average: nn.Module, network: nn.Module, share: float | Tensor) -> None:
+    """average ← (1 - share) · average + share · network, batch statistics included; counters are copied."""
     for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
         if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
+            mean.lerp_(value, share)
         else:
             mean.copy_(value)
 
@@ -162,8 +219,7 @@ def noisy(state: State, samples: Tensor) -> Tensor:
     config = state.config
     if config.augment:
         samples = augmented(samples, config.augment, state.rng)
-    deviation = config.instance_noise * (1 - state.step / config.steps)
-    return samples + deviation * normal(state, *samples.shape) if deviation > 0 else samples
+    return samples + present(state).noise * normal(state, *samples.shape) if config.instance_noise else samples
 
 
 def autocast(state: State) -> AbstractContextManager[Any]:

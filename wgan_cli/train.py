@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import StoppedError, curve, distributed
+from . import StoppedError, curve, distributed, graph
 from .config import TrainConfig
 from .console import Console, duration, in_words
 from .data.dataset import Batch, Dataset
@@ -42,6 +42,7 @@ def train(
     new_data: bool = False,  # go on with other data than the run has had
     html: bool = False,  # keep report.html fresh too
     data_memory: float = 0.0,  # share of a GPU's free memory that the images may lie in
+    graphs: bool = True,  # record the steps on a GPU
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
@@ -82,13 +83,14 @@ def train(
     redraw, save_by = began + 100, began + FIRST_SAVE
     pace_told, reason = False, None
     batches = feed(training, config.batch, config.seed, device, distributed.share(), data_memory)
+    critic, generator = graph.steps(state, console, graphs, critic_step, generator_step)
     with run.recording(state, tensorboard), arithmetic(device, config.precision):
         while state.step < config.steps and not reason:
             while state.batches < config.n_critic * (state.step + 1) and not reason:
                 with distributed.working():
                     batch = batches.take(state.batches)
                     state.batches += 1
-                    figures = critic_step(state, batch)
+                    figures = critic(state, batch)
                     batches.ahead(state.batches)
                 unchecked.append((state.step + 1, figures))
                 seconds = time.monotonic() - began
@@ -108,7 +110,7 @@ def train(
                     with distributed.alone():
                         figures |= compare(state, training, heldout)  # before the generator's step, as the rest
                 with distributed.working():
-                    figures |= generator_step(state, batch)  # in place: these are the last in `unchecked` too
+                    figures |= generator(state, batch)  # in place: these are the last in `unchecked` too
                 seconds = before + time.monotonic() - began
                 samples, saves = last or step % config.sample_every == 0, last or step % config.save_every == 0
                 # One that comes after this is answered at the next step, which saves.
@@ -160,10 +162,13 @@ def expected_seconds(config: TrainConfig, device: torch.device) -> float:
     state = new_state(config, device)
     labels = torch.zeros(config.batch, dtype=torch.int64, device=device) if config.classes else None
     batch = Batch(torch.zeros(config.batch, *config.shape, device=device), labels)
+    critic, generator = graph.steps(state, Console(quiet=True), True, critic_step, generator_step)
+    first = [critic] if critic is critic_step else [critic, generator] * (graph.WARM_UP + 1)  # are slower
     seconds = 0.0
     with arithmetic(device, config.precision):
-        critic_step(state, batch)  # the first is slower
-        for step, times in ((critic_step, config.n_critic), (generator_step, 1)):
+        for step in first:
+            step(state, batch)
+        for step, times in ((critic, config.n_critic), (generator, 1)):
             began = time.monotonic()
             next(iter(step(state, batch).values())).item()  # waits for the device
             seconds += times * (time.monotonic() - began)

@@ -113,6 +113,7 @@ def _variants_text() -> str:
 @setting("lr_decay", OPTIMIZER, type=click.Choice(DECAYS), help="How the rates fall to 0 over --steps.")
 @setting("betas", OPTIMIZER, metavar="B1,B2", callback=betas, help="Of adam.")
 @setting("batch", OPTIMIZER, help="Images in a batch.")
+@setting("micro_batch", OPTIMIZER, help="Images that gradients are added up over at a time.  [default: --batch]")
 @setting("n_critic", OPTIMIZER, help="Critic steps before each generator step.")
 @setting("seed", RUN, help="Of all random numbers.")
 @device_option(RUN)
@@ -126,6 +127,7 @@ def _variants_text() -> str:
     help="Of a GPU's free memory, that the images may lie in; 0: none do.",
     section=RUN,
 )
+@option("--no-graph", is_flag=True, help="On a GPU: launch each kernel of a step by itself.", section=RUN)
 @setting("log_every", OUTPUT, metavar="STEPS", help="Between lines of metrics.jsonl.")
 @setting("save_every", OUTPUT, metavar="STEPS", help="Between checkpoints.")
 @setting("sample_every", OUTPUT, metavar="STEPS", help="Between sample grids.")
@@ -158,6 +160,7 @@ def train(
     time_limit: float | None,
     force: bool,
     new_data: bool,
+    no_graph: bool,
     dry_run: bool,
     hang_limit: float,
     as_json: bool,
@@ -247,18 +250,9 @@ def train(
                 )
                 with enough(config, where):
                     done = train(
-                        config,
-                        dataset,
-                        out,
-                        where,
-                        console,
-                        stop,
-                        force,
-                        tensorboard,
-                        faster,
-                        new_data,
-                        html,
-                        data_memory,
+                        *(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data, html),
+                        data_memory=data_memory,
+                        graphs=not no_graph,
                     )
                 if here.leads:
                     click.echo(os.fsencode(done))
