@@ -29,6 +29,7 @@ BATCH, STEPS = 7, 2  # which two or three processes share unevenly
 CASES: dict[str, dict[str, Any]] = {f"{name} mlp": {"variant": name, "arch": "mlp"} for name in VARIANTS}
 CASES |= {
     "batch norm in both": {"variant": "ns", "arch": "dcgan", "critic_norm": "batch", "size": 16},
+    "modulated batch norm": {"variant": "r3", "arch": "dcgan", "generator_norm": "self", "size": 16},
     "batch norm of units": {"variant": "ns", "arch": "mlp", "critic_norm": "batch", "width": 64},
     "layer norm": {"variant": "gp", "arch": "dcgan", "critic_norm": "layer", "size": 16},
     "spectral norm": {"variant": "hinge", "arch": "dcgan", "size": 16},

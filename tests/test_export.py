@@ -34,6 +34,7 @@ CLASSES = {"labels": "folders", "classes": ("cat", "dog", "eel")}
 RUNS: Mapping[str, Mapping[str, Any]] = {
     "dcgan": {"width": 128, "variant": "ns"},  # so wide that training multiplies matrices between 8x8 and 4x4
     "dcgan-nearest": {"size": (48, 28), "upsample": "nearest", "channels": 1, "width": 16},
+    "dcgan-self": {"size": 32, "generator_norm": "self", "upsample": "nearest", "width": 16, **CLASSES},
     "dcgan-spectral": {"variant": "hinge", "width": 32, **CLASSES},
     "mlp": {"arch": "mlp", "size": (11, 7), "width": 16},
     "mlp-points": {"arch": "mlp", "size": 0, "channels": 2, **CLASSES},
@@ -44,7 +45,7 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
 # No product of matrices but of the linear layers, no loop over patches, no kernel put together at each call.
 PLAIN = {"Conv", "ConvTranspose", "Gemm", "Resize", "BatchNormalization", "InstanceNormalization", "Relu", "LeakyRelu"}
 PLAIN |= {"Tanh", "Add", "Mul", "Reshape", "Pad", "Concat", "Gather", "Unsqueeze", "Squeeze", "AveragePool"}
-PLAIN |= {"ReduceSum"}
+PLAIN |= {"ReduceSum", "Split"}
 
 
 def make(folder: Path, **settings: Any) -> Path:

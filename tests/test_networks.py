@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from wgan_cli.config import TrainConfig
-from wgan_cli.networks import build_critic, build_generator, has_batch_norm
+from wgan_cli import UsageError
+from wgan_cli.config import TrainConfig, resolve
+from wgan_cli.networks import ARCHITECTURES, build_critic, build_generator, has_batch_norm
+from wgan_cli.networks.batch_norm import ModulatedBatchNorm2d
 
 DCGAN_SHAPES = [(14, 1), (16, 3), (28, 1), (32, 3), (56, 2), (64, 3), (64, 4), (112, 1), (128, 5), (224, 3), (256, 1)]
 
@@ -48,6 +50,52 @@ def test_dcgan_has_the_papers_layers_at_64() -> None:
     first, last = list(generator.children())[0], list(critic.modules())[-1]
     assert isinstance(first, nn.Linear) and first.out_features == 32 * 4 * 4
     assert isinstance(last, nn.Linear) and (last.in_features, last.out_features) == (32 * 4 * 4, 1)
+
+
+def test_modulated_norm_is_scaled_and_shifted_by_its_latent() -> None:
+    """Chen et al. 2019, equations 1 and 2: γ(z) times the normalised features, plus β(z)."""
+    config = small(generator_norm="self", size=16)
+    generator = build_generator(config)
+    norm = next(m for m in generator.modules() if isinstance(m, ModulatedBatchNorm2d))
+    with torch.no_grad():
+        norm.norm.weight.fill_(1)
+        norm.modulation.weight.normal_()
+        norm.modulation.bias.normal_()
+    x, z = 3 + 2 * torch.randn(6, 8, 4, 4), torch.randn(6, 5)
+    mean, deviation = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), correction=0, keepdim=True)
+    a, b = (z @ norm.modulation.weight.T + norm.modulation.bias)[..., None, None].split(8, 1)
+    torch.testing.assert_close(norm(x, z), (1 + a) * (x - mean) / deviation + b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [(), ("cat", "dog")])
+def test_self_modulation_at_rest_is_batch_norm_and_else_sees_latent_and_class(classes: tuple[str, ...]) -> None:
+    settings = {"classes": classes, "labels": "folders" if classes else "none", "size": 16}
+    plain, modulated = build_generator(small(**settings)), build_generator(small(**settings, generator_norm="self"))
+    z, y = torch.randn(4, 5), torch.tensor([0, 1, 0, 1]) if classes else None
+    state = iter(plain.state_dict().values())
+    with torch.no_grad():
+        for name, value in modulated.state_dict().items():
+            value.zero_() if "modulation" in name else value.copy_(next(state))
+    torch.testing.assert_close(modulated.eval()(z, y), plain.eval()(z, y), rtol=0, atol=0)
+    norms = [m for m in modulated.modules() if isinstance(m, ModulatedBatchNorm2d)]
+    assert len(norms) == 2
+    for norm in norms:
+        assert norm.modulation.in_features == (10 if classes else 5)  # the class's vector too
+        nn.init.normal_(norm.modulation.bias)
+        assert not torch.equal(modulated(z, y), plain(z, y))
+
+
+@pytest.mark.parametrize("arch", sorted(set(ARCHITECTURES) - {"dcgan"}))
+def test_only_dcgan_takes_another_norm_in_its_generator(arch: str) -> None:
+    config, origins = resolve({"arch": arch}, {"size": 32})
+    assert config.generator_norm is None and origins["generator_norm"] == "not used"
+    with pytest.raises(UsageError, match="--generator-norm self: arch .* choose another architecture"):
+        resolve({"arch": arch, "generator_norm": "self"}, {"size": 32})
+
+
+def test_generator_norm_has_choices() -> None:
+    with pytest.raises(UsageError, match="--generator-norm layer: choose one of batch, self$"):
+        TrainConfig(generator_norm="layer")
 
 
 def test_dcgan_starts_as_the_paper_says() -> None:

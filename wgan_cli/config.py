@@ -22,6 +22,7 @@ FITS = ("crop", "pad", "stretch")
 PRECISIONS = ("fp32", "tf32", "bf16", "auto")
 LABELS = ("none", "folders", "file")
 CRITIC_NORMS = ("none", "batch", "layer")
+GENERATOR_NORMS = ("batch", "self")
 DECAYS = ("none", "linear", "cosine")
 UPSAMPLES = ("transposed", "nearest")
 
@@ -132,6 +133,7 @@ class TrainConfig:
     critic_norm: str = "none"
     augment: tuple[str, ...] | None = None  # of augment.OPERATIONS, in their order
     upsample: str | None = "transposed"  # how the dcgan's generator doubles a side
+    generator_norm: str | None = "batch"  # of the dcgan's generator; self: scaled and shifted by the latent
     instance_noise: float = 0.0  # standard deviation at the first step, falling to 0 at the last
     ema: float = 0.0
     precision: str = "fp32"
@@ -165,13 +167,14 @@ class TrainConfig:
             "precision": PRECISIONS[:-1],  # auto is resolved before
             "critic_norm": CRITIC_NORMS,
             "lr_decay": DECAYS,
-            "upsample": UPSAMPLES,
+            "upsample": (*UPSAMPLES, None),
+            "generator_norm": (*GENERATOR_NORMS, None),
         }
-        if self.upsample is None:
-            del choices["upsample"]
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise UsageError(f"{flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
+                raise UsageError(
+                    f"{flag(name)} {getattr(self, name)}: choose one of {', '.join(filter(None, allowed))}"
+                )
         for name, numbers in RANGES.items():
             value = getattr(self, name)
             unused = (name == "size" and value == 0) or (
@@ -221,8 +224,13 @@ class TrainConfig:
             for k in ("size", "betas", "augment", "classes")
             if values.get(k) is not None and not isinstance(values[k], int)
         }
-        # Of runs from before there were these settings: none were held out, and a dcgan doubled by transposition.
-        older = {"holdout": 0.0, "upsample": "transposed" if values.get("arch", "dcgan") == "dcgan" else None}
+        # Of runs from before there were these settings: none were held out, and a dcgan was DCGAN's.
+        dcgan = values.get("arch", "dcgan") == "dcgan"
+        older = {
+            "holdout": 0.0,
+            "upsample": "transposed" if dcgan else None,
+            "generator_norm": "batch" if dcgan else None,
+        }
         return cls(**{**older, **values, **tuples})
 
 
@@ -270,10 +278,11 @@ def resolve(
         "gp_weight": None if record.penalties else f"variant {variant} has no gradient penalty",
         "betas": None if optimizer == "adam" else f"optimizer {optimizer} has no betas",
         "upsample": None if arch == "dcgan" else f"arch {arch} has one way to double a side, if any",
+        "generator_norm": None if arch == "dcgan" else f"arch {arch} has one norm in its generator, if any",
     }
     for name, reason in unused.items():
         if reason and name in given:
-            other = "architecture" if name == "upsample" else "variant or optimizer"
+            other = "architecture" if name in ("upsample", "generator_norm") else "variant or optimizer"
             raise UsageError(f"{flag(name)} {given[name]}: {reason}; leave the flag out or choose another {other}")
         if reason:
             values[name], origins[name] = None, "not used"

@@ -20,6 +20,7 @@ from ..config import (
     CRITIC_NORMS,
     DECAYS,
     FITS,
+    GENERATOR_NORMS,
     LABELS,
     OPTIMIZERS,
     PRECISIONS,
@@ -94,6 +95,12 @@ def _variants_text() -> str:
     NETWORKS,
     type=click.Choice(CRITIC_NORMS),
     help="Normalisation in the critic (by default none in an mlp and an r3).",
+)
+@setting(
+    "generator_norm",
+    NETWORKS,
+    type=click.Choice(GENERATOR_NORMS),
+    help="Of a dcgan; self: the latent scales and shifts each feature map.",
 )
 @setting("upsample", NETWORKS, type=click.Choice(UPSAMPLES), help="How the generator of a dcgan doubles a side.")
 @setting("ema", NETWORKS, help="Decay of the generator's averaged weights; 0 keeps none.")

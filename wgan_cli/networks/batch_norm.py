@@ -36,6 +36,19 @@ class BatchNorm2d(_Joint, nn.BatchNorm2d):
     pass
 
 
+class ModulatedBatchNorm2d(nn.Module):
+    """(x [B, C, H, W], latent [B, L]) -> normalised x, times 1 + a, plus b: a and b [B, C] linear in the latent."""
+
+    def __init__(self, maps: int, latent: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm2d(maps)
+        self.modulation = nn.Linear(latent, 2 * maps)
+
+    def forward(self, x: Tensor, latent: Tensor) -> Tensor:
+        a, b = self.modulation(latent)[:, :, None, None].chunk(2, 1)
+        return torch.addcmul(b, self.norm(x), 1 + a)
+
+
 class _Normalised(torch.autograd.Function):
     """(x [b, C, ...], weight, bias, eps) -> (normalised x, mean, variance, count): statistics [C] of all processes' x.
 

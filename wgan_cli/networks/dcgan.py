@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from . import padding
 from .padding import grid, halvings, margin, margins
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from ..config import TrainConfig
@@ -25,23 +28,31 @@ def refusal(height: int, width: int) -> str | None:
 
 def generator(config: TrainConfig) -> Network:
     """[B, L] -> [B, C, H, W] in [-1, 1]: linear to a 4x4 grid, then doublings, by transposed convolution or
-    (--upsample nearest) by nearest-neighbour upsampling and a 3x3 convolution, which weigh all pixels alike."""
+    (--upsample nearest) by nearest-neighbour upsampling and a 3x3 convolution, which weigh all pixels alike.
+
+    With --generator-norm self the latent scales and shifts each feature map after its batch norm (Chen et al. 2019,
+    arXiv 1810.01365, equations 1 and 2, with one linear layer where the paper has two): colour, which is one thing all
+    over an image, needs no way through the convolutions.
+    """
     from torch import nn
 
-    from .batch_norm import BatchNorm2d
+    from .batch_norm import BatchNorm2d, ModulatedBatchNorm2d
     from .halving import Doubling
-    from .network import Network
+    from .network import Modulated, Network
     from .resampling import UpsampleConv
 
     double = UpsampleConv if config.upsample == "nearest" else Doubling
+    modulates = config.generator_norm == "self"
+    norm: Callable[[int], nn.Module] = partial(ModulatedBatchNorm2d, latent=config.latent) if modulates else BatchNorm2d
     maps, (height, width) = _feature_maps(config)[::-1], grid(config.sides)
     project = nn.Linear(config.latent, maps[0] * height * width, bias=False)
-    layers: list[nn.Module] = [BatchNorm2d(maps[0]), nn.ReLU(inplace=True)]
+    layers: list[nn.Module] = [norm(maps[0]), nn.ReLU(inplace=True)]
     for maps_in, maps_out in pairwise(maps):
-        layers += [double(maps_in, maps_out, bias=False), BatchNorm2d(maps_out), nn.ReLU(inplace=True)]
+        layers += [double(maps_in, maps_out, bias=False), norm(maps_out), nn.ReLU(inplace=True)]
     layers += [double(maps[-1], config.channels), nn.Tanh()]
     first = nn.Unflatten(1, (maps[0], height, width))
-    network = Network(project=project, grid=first, net=nn.Sequential(*layers), crop=margin(config.sides, -1))
+    kind = Modulated if modulates else Network
+    network = kind(project=project, grid=first, net=nn.Sequential(*layers), crop=margin(config.sides, -1))
     return network.apply(_initialise)
 
 

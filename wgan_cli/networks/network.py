@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .batch_norm import ModulatedBatchNorm2d
 from .halving import Halving, transposed
 from .resampling import ConvMeanPool, Shrink
 
@@ -22,6 +23,16 @@ class Network(nn.Sequential):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return super().forward(x)
+
+
+class Modulated(Network):
+    """A generator whose modulated norms see the latent beside the features."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        features = x
+        for layer in [layer for part in self for layer in (part if isinstance(part, nn.Sequential) else [part])]:
+            features = layer(features, x) if isinstance(layer, ModulatedBatchNorm2d) else layer(features)
+        return features
 
 
 class Conditional(nn.Module):
