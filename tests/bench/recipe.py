@@ -1,11 +1,11 @@
-"""Time to quality: how soon each setting reaches a sliced Wasserstein distance to held-out images.
+"""Time to quality: how soon each setting comes within a distance of held-out images, and how far it is at given times.
 
-    python tests/bench/recipe.py [--data examples/digits.zip] [--seconds 120] [--seeds 3] [--goal 15] [--json]
+    python tests/bench/recipe.py [--data examples/digits.zip] [--at 60,120] [--seeds 3] [--goal 15] [-o recipe] [--json]
 
-Each run is `wgan train` for so many seconds in a process of its own; then `wgan evaluate` compares samples of each of
-its checkpoints with the images that it held out. The distance is the mean of the levels of the pyramid. `floor` is that
-of other held-out images. With --features, as of `wgan evaluate`, it gives the Fréchet distance as well. Nothing else
-may run meanwhile.
+Each run is `wgan train` for so many seconds in a process of its own, imports included; then `wgan evaluate` compares
+samples of its checkpoints with the images that it held out. The distance is the mean of the levels of the pyramid, and
+with --features, as of `wgan evaluate`, the Fréchet distance too, by which the goal is then meant. `floor` is that of
+other held-out images. OUT/SETTING-SEED-SECONDS.png has samples. Nothing else may run meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from bisect import bisect_left
 from pathlib import Path
 from statistics import mean
@@ -37,18 +38,19 @@ SETTINGS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(Path(__file__).parents[2] / "examples/digits.zip"))
-    parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--at", default="60,120", help="seconds; the last ends a run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--goal", type=float, default=15.0)
     parser.add_argument("--only", default=".*", help="settings that this regular expression matches")
     parser.add_argument("--features", type=Path)
     parser.add_argument("-n", "--count", type=int, default=400, help="samples; twice as many are held out")
+    parser.add_argument("-o", "--out", type=Path, default=Path("recipe"), help="folder for pictures")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
     if not asked.json:
-        print(
-            "setting                          seed   steps   s to goal   distance at the end (floor)   Fréchet (floor)"
-        )
+        columns = ("setting", "seed", "s to goal", "after", "steps", "distance (floor)", "Fréchet (floor)")
+        print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     results = []
     with tempfile.TemporaryDirectory() as place:
         for setting in SETTINGS:
@@ -61,28 +63,42 @@ def main() -> None:
 
 
 def run(place: Path, words: list[str], seed: int, asked: argparse.Namespace) -> dict[str, Any]:
-    out = place / "run"
-    data = ("--data", asked.data, "--holdout", 0.2)
+    out, marks = place / "run", [int(mark) for mark in asked.at.split(",")]
     every = 20 if "paper" in words else 200  # steps, some seconds of either
-    limit = ("--steps", 10**6, "--time-limit", f"{asked.seconds}s", "--keep", 10**6, "--log-every", every)
+    data = ("--data", asked.data, "--holdout", 0.2)
+    limit = ("--steps", 10**6, "--time-limit", f"{marks[-1]}s", "--keep", 10**6, "--log-every", every)
     told = ("--save-every", every, "--seed", seed, "--force", "-q", "-o", out, *words)
+    began = time.monotonic()
     wgan("train", *data, *limit, *told, code=75)
-    seconds = {record["step"]: record["seconds"] for record in read(out / "metrics.jsonl")}
-    checkpoints = sorted(out.glob("ckpt-*.pt"))
-    first = bisect_left(checkpoints, True, key=lambda c: distances(c, asked)["distance"] <= asked.goal)  # if they fall
-    reached = seconds.get(step(checkpoints[first]), asked.seconds) if first < len(checkpoints) else None
-    end = checkpoints[-1]
-    return {"seconds_to_goal": reached, "steps": step(end), **distances(end, asked, asked.features)}
+    records = read(out / "metrics.jsonl")
+    around = time.monotonic() - began - records[-1]["seconds"]  # imports, mostly
+    seconds = {record["step"]: around + record["seconds"] for record in records}
+    checkpoints = [c for c in sorted(out.glob("ckpt-*.pt")) if step(c) in seconds]
+    first = bisect_left(checkpoints, True, key=lambda c: goal(distances(c, asked)) <= asked.goal)  # if they fall
+    found: dict[str, Any] = {}
+    for mark in marks:
+        checkpoint = [c for c in checkpoints if seconds[step(c)] <= mark][-1]
+        picture = "-".join([*(word.strip("-") for word in words), str(seed), f"{mark}.png"])
+        wgan("sample", checkpoint, "-n", 32, "--nrow", 16, "-o", asked.out / picture)
+        found[str(mark)] = {"steps": step(checkpoint), **distances(checkpoint, asked)}
+    reached = seconds[step(checkpoints[first])] if first < len(checkpoints) else None
+    return {"seconds_to_goal": reached, "after": found}
+
+
+def goal(found: dict[str, float]) -> float:
+    return found.get("frechet", found["distance"])
 
 
 def step(checkpoint: Path) -> int:
     return int(checkpoint.stem.removeprefix("ckpt-"))
 
 
-def distances(checkpoint: Path, asked: argparse.Namespace, features: Path | None = None) -> dict[str, float]:
-    words = ("--features", features) if features else ()
-    lines = wgan("evaluate", checkpoint, "--data", asked.data, *words, "-n", asked.count, "--json", "-q").splitlines()
-    figures = [json.loads(line) for line in lines]
+def distances(checkpoint: Path, asked: argparse.Namespace) -> dict[str, float]:
+    words = ("--features", asked.features, "--figures", "swd,fid") if asked.features else ("--figures", "swd")
+    told = ("-n", asked.count, "--json", "-q")
+    figures = [
+        json.loads(line) for line in wgan("evaluate", checkpoint, "--data", asked.data, *words, *told).splitlines()
+    ]
     levels = [figure for figure in figures if figure["figure"].startswith("swd_")]
     found = {"distance": mean(f["samples"] for f in levels), "floor": mean(f["data"] for f in levels)}
     for figure in figures:
@@ -101,12 +117,13 @@ def wgan(*words: object, code: int = 0) -> str:
 
 def report(result: dict[str, Any]) -> None:
     reached = result["seconds_to_goal"]
-    frechet = f"{result['frechet']:.1f} ({result['frechet_floor']:.1f})" if "frechet" in result else ""
-    print(
-        f"{result['setting']:32} {result['seed']:4} {result['steps']:7} {f'{reached:.0f}' if reached else 'not':>11} "
-        f"{result['distance']:20.1f} ({result['floor']:.1f}) {frechet:>17}",
-        flush=True,
-    )
+    for mark, found in result["after"].items():
+        frechet = f"{found['frechet']:.2f} ({found['frechet_floor']:.2f})" if "frechet" in found else ""
+        print(
+            f"| `{result['setting']}` | {result['seed']} | {f'{reached:.0f}' if reached else 'not'} | {mark} s "
+            f"| {found['steps']} | {found['distance']:.1f} ({found['floor']:.1f}) | {frechet} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
