@@ -113,6 +113,9 @@ def _variants_text() -> str:
 @setting("betas", OPTIMIZER, metavar="B1,B2", callback=betas, help="Of adam.")
 @setting("batch", OPTIMIZER, help="Images in a batch.")
 @setting("n_critic", OPTIMIZER, help="Critic steps before each generator step.")
+@setting(
+    "critic_warmup", OPTIMIZER, help="Critic steps before each of the first 25 and every 500th (clip's authors: 100)."
+)
 @setting("seed", RUN, help="Of all random numbers.")
 @device_option(RUN)
 @setting("precision", RUN, type=click.Choice(PRECISIONS), help="Arithmetic of the networks.")
