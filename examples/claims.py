@@ -47,7 +47,7 @@ MOST = 0.8  # a claim shows if it does in so many of the runs, each by itself: 4
 CHANCE = 0.05  # how likely a count of runs may be by chance alone
 SIGMAS = 3  # a sample within three deviations of a mode is one of that mode
 COVERED = 0.2  # a mode is covered by a fifth of its fair share of the samples
-COMPARED = 400  # samples, and held-out digits
+COMPARED = 400  # samples, and as many held-out digits
 DISTANCE = "sliced Wasserstein distance\nto held-out digits (×1000)"
 DIGITS = Path(__file__).with_name("digits.zip")
 
@@ -163,16 +163,19 @@ def draw(state: State, count: int) -> Tensor:
 
 
 def digits_distance(samples: Tensor, heldout: Dataset) -> float:
-    """From COMPARED held-out digits: what `wgan evaluate` calls swd, the mean over the levels of the pyramid."""
+    """From as many held-out digits: what `wgan evaluate` calls swd, the mean over the levels of the pyramid."""
     if not samples.isfinite().all():
         return math.inf
-    real = unit(torch.from_numpy(heldout.at(np.arange(COMPARED))))
-    return mean(pyramid_distances(samples[:COMPARED], real).values())
+    return mean(pyramid_distances(samples, heldout_digits(heldout, range(len(samples)))).values())
 
 
-def floor(heldout: Dataset) -> float:
+def heldout_digits(heldout: Dataset, places: range) -> Tensor:
+    return unit(torch.from_numpy(heldout.at(np.array(places))))
+
+
+def floor(heldout: Dataset, count: int) -> float:
     """The distance that other held-out digits have, and perfect samples would."""
-    return digits_distance(unit(torch.from_numpy(heldout.at(np.arange(COMPARED, 2 * COMPARED)))), heldout)
+    return digits_distance(heldout_digits(heldout, range(count, 2 * count)), heldout)
 
 
 # ---- Figures
