@@ -48,7 +48,7 @@ WORSE = 1.5
 LATEST = 40  # critic steps, over which a cosine is a median
 
 
-def run(seed: int, rate: float, beta1: float | None, steps: int, every: int) -> dict[str, Any]:
+def run(seed: int, rate: float, beta1: float | None, steps: int, every: int, count: int) -> dict[str, Any]:
     """Distances, cosines of the critic's step and the gradient, and estimates, over generator steps."""
     training, heldout = digits()
     state = new_state(digits_config(variant="clip", width=16, batch=32, lr=2e-4, lr_critic=rate, seed=seed), CPU)
@@ -67,7 +67,7 @@ def run(seed: int, rate: float, beta1: float | None, steps: int, every: int) -> 
         if not math.isfinite(estimate):
             return found | {"unstable": 1}
         if step % every == 0:
-            distance = digits_distance(draw(state, 400), heldout)
+            distance = digits_distance(draw(state, count), heldout)
             found["unstable"] |= int(bool(found["distance"]) and distance > WORSE * min(found["distance"]))
             found["distance"].append(distance)
             found["cosine"].append(float(np.median(latest[-LATEST:])))
@@ -87,11 +87,11 @@ def cosine(optimizer: torch.optim.Optimizer) -> float:
 
 
 def main(plan: Plan) -> None:
-    steps, every = plan.short((2, 1), (320, 40))
+    steps, every, count = plan.short((2, 1, 8), (320, 40, 150))
     rates = plan.short(RATES[:1], RATES)
     cells = list(product(OPTIMIZERS, rates, plan.seeds))
     jobs = {
-        f"{list(OPTIMIZERS).index(name)}-{rate:g}-{seed}": (seed, rate, OPTIMIZERS[name], steps, every)
+        f"{list(OPTIMIZERS).index(name)}-{rate:g}-{seed}": (seed, rate, OPTIMIZERS[name], steps, every, count)
         for name, rate, seed in cells
     }
     runs = dict(zip(cells, measured(plan, run, jobs).values(), strict=True))
