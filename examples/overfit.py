@@ -1,12 +1,12 @@
 """The critic's estimate on training and on held-out digits, with 1,000 digits to train on and with three times as many.
 
-Gulrajani et al. 2017, end of section 5 and figure 5b: trained on 1,000 digits, "the critic overfits ... the training
-and validation losses diverge", so that a critic's estimate on held-out data tells what that on training data hides.
+Gulrajani et al. 2017, end of section 5 and figure 5b: with 1,000 digits the critic overfits, and its loss on held-out
+digits parts from that on training digits; the estimate on training digits alone hides this.
 
 Both estimates are of the same critic against the same samples, at 30 moments. The gap is what the estimate loses on
 held-out digits, as a share of that on training digits; medians over the first and over the last quarter of the run.
 Limits, set before the first run: curves that part have a gap that grows, to a tenth of the estimate at least, which is
-what `lines` allows an estimate to be off; and one to one digits more to train on the gap at the end is smaller.
+what `lines` allows an estimate to be off; and with three times the digits the gap at the end is smaller.
 """
 
 from __future__ import annotations

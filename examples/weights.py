@@ -1,7 +1,7 @@
 """The weights of critics that are trained to their best against a fixed generator, clipped and penalised.
 
-Gulrajani et al. 2017, section 3.1 and figure 1b right: "weight clipping pushes weights towards the two values at the
-ends of what it allows". Their critics were not in a game: those of figure 1 are trained to optimality against a
+Gulrajani et al. 2017, section 3.1 and figure 1b right: clipping pushes weights towards two values, the ends of what it
+allows. Their critics were not in a game: those of figure 1 are trained to optimality against a
 generator that is fixed at real data plus unit Gaussian noise, on the Swiss roll, with c = 0.01.
 
 Here the weights begin within half of what the clip allows, by scaling torch's own: none is at the ends to begin with,
