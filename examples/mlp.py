@@ -48,7 +48,7 @@ def run(seed: int, variant: str, steps: int, first: int, every: int, count: int)
     found: dict[str, Any] = {"steps": [], "distance": [], "floor": floor(heldout, count)}
     for step in range(1, steps + 1):
         advance(state, training)
-        if step == first or step % every == 0:
+        if step == first or step % every == 0 or step == steps:
             samples = draw(state, count)
             found["steps"].append(step)
             found["distance"].append(digits_distance(samples, heldout))
@@ -58,7 +58,7 @@ def run(seed: int, variant: str, steps: int, first: int, every: int, count: int)
 
 
 def main(plan: Plan) -> None:
-    steps, first, every, count = plan.short((2, 1, 2, 16), (1980, 60, 240, COMPARED))
+    steps, first, every, count = plan.short((2, 1, 2, 16), (1980, 60, 480, COMPARED))
     jobs = {f"{v}-{seed}": (seed, v, steps, first, every, count) for v in reversed(SETTINGS) for seed in plan.seeds}
     runs = measured(plan, run, jobs)
     figure = Figure(figsize=(10, 2.9), layout="constrained")

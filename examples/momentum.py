@@ -87,7 +87,7 @@ def cosine(optimizer: torch.optim.Optimizer) -> float:
 
 
 def main(plan: Plan) -> None:
-    steps, every, count = plan.short((2, 1, 8), (320, 40, 150))
+    steps, every, count = plan.short((2, 1, 8), (240, 40, 150))
     rates = plan.short(RATES[:1], RATES)
     cells = list(product(OPTIMIZERS, rates, plan.seeds))
     jobs = {

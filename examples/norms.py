@@ -94,7 +94,7 @@ def run(part: str, seed: int, norm: str, *arguments: Any) -> list[float]:
 
 
 def main(plan: Plan) -> None:
-    steps, (played, every, count) = plan.short((2, (2, 1, 8)), (600, (400, 80, COMPARED)))
+    steps, (played, every, count) = plan.short((2, (2, 1, 8)), (600, (300, 60, COMPARED)))
     jobs: dict[str, tuple[Any, ...]] = {
         f"digits-{norm}-{seed}": ("digits", seed, norm, played, every, count)
         for norm in reversed(NORMS)

@@ -58,7 +58,8 @@ def measure(
     state = new_state(digits_config(variant=variant, seed=seed + 10_000, **SIZES), CPU)  # nothing of the generator's
     state.generator = generator
     config, params, rng, moments = state.config, list(generator.parameters()), torch.Generator(), times(steps)
-    found: dict[str, list[float]] = {"epsilon": []} | {f"{loss} {m}": [] for loss in losses for m in ("norm", "var")}
+    names = ["epsilon", *(f"{loss} {figure}" for loss in losses for figure in ("norm", "var"))]
+    found: dict[str, list[float]] = {name: [] for name in names}
     for step in range(steps + 1):
         if step in moments:
             gradients: dict[str, list[torch.Tensor]] = {loss: [] for loss in losses}

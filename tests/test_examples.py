@@ -67,7 +67,12 @@ def test_the_page_says_what_the_results_say(claims: ModuleType) -> None:
 
 def test_a_page_of_made_up_results(claims: ModuleType) -> None:
     page = import_module("page")
-    of = {"verdict": "FAIL", "checks": [["a figure: 1, limit 2 or more", False]], "notes": "beside", "seeds": [0, 1]}
+    of: dict[str, object] = {
+        "verdict": "FAIL",
+        "checks": [["a figure: 1, limit 2 or more", False]],
+        "notes": "beside",
+        "seeds": [0, 1],
+    }
     of |= {"cpu_minutes": 3.0, "processor": "P", "torch": "T", "arithmetic": "A"}
     results = {"first": {"lines": of}, "avx2": {"lines": of | {"verdict": "PASS"}}, "seeds": {}}
     made = page.rendered(PAGE, results)
