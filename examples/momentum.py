@@ -68,7 +68,8 @@ def run(seed: int, rate: float, beta1: float | None, steps: int, every: int, cou
             return found | {"unstable": 1}
         if step % every == 0:
             distance = digits_distance(draw(state, count), heldout)
-            found["unstable"] |= int(bool(found["distance"]) and distance > WORSE * min(found["distance"]))
+            worse = distance > WORSE * min(found["distance"], default=math.inf)
+            found["unstable"] |= int(worse or not math.isfinite(distance))
             found["distance"].append(distance)
             found["cosine"].append(float(np.median(latest[-LATEST:])))
             found["estimate"].append(estimate)
