@@ -40,7 +40,7 @@ from wgan_cli.data.toys import toy_points
 from wgan_cli.networks import mlp
 
 VARIANTS = ("gan", "ns", "clip", "gp")
-STEPS = {"8gaussians": 1200, "25gaussians": 2000}
+STEPS = {"8gaussians": 1000, "25gaussians": 1600}
 RATES, CRITIC_STEPS, WIDTHS, DEPTHS = (3e-4, 1e-3, 3e-3), (1, 5), (32, 64), (2, 4)
 OF_VARIANT: dict[str, Any] = {"gp": {"gp_weight": 0.1, "betas": (0.5, 0.9)}}  # the authors' code; else each paper's
 SHARES = (0.5, 0.75, 1.0)  # of the modes: rows of the table, as the scores in theirs

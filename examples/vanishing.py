@@ -95,7 +95,7 @@ def odds(epsilon: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def main(plan: Plan) -> None:
     epoch, epochs = plan.short((1, [1]), (125, [1, 10, 25]))  # batches of 32 of the 4,000 digits
-    steps, critic_steps = plan.short((3, 3), (4000, 1000))
+    steps, critic_steps = plan.short((3, 3), (4000, 500))
     jobs = {f"{seed}-{e}": (seed, e, epoch, steps, critic_steps) for seed in plan.seeds for e in reversed(epochs)}
     runs = {k: {n: np.array(v) for n, v in found.items()} for k, found in measured(plan, run, jobs).items()}
 

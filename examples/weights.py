@@ -64,11 +64,12 @@ def run(seed: int, variant: str, width: int, steps: int) -> dict[str, list[float
     after = matrices(state.critic)
     limit = clip or float(np.quantile(after.abs().numpy(), WITHIN))
     edges = np.linspace(-limit, limit, BINS + 1) * 1.001
-    share = (after.abs() >= EDGE * limit).float().mean().item()
+    at_ends = after.abs() >= EDGE * limit
+    share, of_moved = at_ends.float().mean().item(), at_ends[after != before].float().mean().item()
     histograms = {
         name: np.histogram(w.numpy(), edges)[0].tolist() for name, w in (("before", before), ("after", after))
     }
-    return {"share": [share], "limit": [limit], "estimates": estimates, **histograms}
+    return {"share": [share], "of_moved": [of_moved], "limit": [limit], "estimates": estimates, **histograms}
 
 
 def main(plan: Plan) -> None:
@@ -96,7 +97,9 @@ def main(plan: Plan) -> None:
         Check("clip's weights in the outermost tenth", share["clip"], least=LIMIT_CLIP, form=".1%"),
         Check("gp's, of their range", share["gp"], most=LIMIT_GP, form=".2%"),
     ]
-    finish(plan, figure, checks)
+    of_moved = [runs[f"clip-{seed}"]["of_moved"][0] for seed in plan.seeds]
+    told = f"{np.median(of_moved):.1%} ({min(of_moved):.1%} to {max(of_moved):.1%})"
+    finish(plan, figure, checks, f"of clip's weights that training moved at all {told} are there")
 
 
 if __name__ == "__main__":
