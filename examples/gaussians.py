@@ -141,7 +141,7 @@ def main(plan: Plan) -> None:
     mastered = {v: (share[i] == 1).all(axis=1).mean() for i, v in enumerate(VARIANTS)}
     tables.append("all modes in " + ", ".join(f"{of:.0%} ({v})" for v, of in mastered.items()) + " of the settings")
     most = max(seen["covered"].values())
-    finish(plan, figure, checks, f"{'; '.join(tables)}; Metz's GAN covers {most} of 8 modes at most", colours=32)
+    finish(plan, figure, checks, f"{'; '.join(tables)}; Metz's GAN covers {most} of 8 modes at most")
 
 
 if __name__ == "__main__":

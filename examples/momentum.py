@@ -112,8 +112,8 @@ def main(plan: Plan) -> None:
         column[0].set(title=name)
         column[1].set(xlabel="generator steps")
         column[1].axhline(0, color="k", linewidth=0.6)
-    grid[0, 0].set(ylabel="distance to held-out digits (×1000)")
-    grid[1, 0].set(ylabel="cosine of step and gradient")
+    grid[0, 0].set(ylabel="distance (×1000)")
+    grid[1, 0].set(ylabel="cosine")
     grid[0, 0].legend(title="critic's rate (dashed: unstable)", fontsize="x-small", title_fontsize="x-small")
 
     unstable = {key: bool(found["unstable"]) for key, found in runs.items()}
