@@ -1,33 +1,36 @@
 """The gradient of the critic's loss at each layer of a deep critic, under weight clipping and under the penalty.
 
-python layers.py OUT WIDTH STEPS SEEDS. Gulrajani et al. 2017, section 3.2 and figure 1b left: Swiss roll, generator and
+Gulrajani et al. 2017, section 3.2 and figure 1b left: Swiss roll, generator and
 critic of 12 layers with ReLU and no batch norm. Clipping makes the gradient grow or shrink by a factor with each layer.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from claims import finish, points_state
+from claims import Check, Plan, advance, finish, measured, plan, points_state
 from matplotlib.figure import Figure
 from torch import nn
 
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.data.toys import toy_points
 from wgan_cli.networks import mlp
-from wgan_cli.step import critic_step, generator_step
 
 LR = 5e-4  # times 300 critic steps is more than the largest clip, so that weights can reach it
 LIMIT_PENALTY = 10  # the largest norm of a layer over the smallest, at most, under each seed
-LIMIT_CLIPPING = 100  # the same, at least, for each clip and seed: a factor of 1.6 a layer
+LIMIT_CLIPPING = 100  # the same, at least, for each clip: a factor of 1.6 a layer
+SETTINGS: dict[str, dict[str, Any]] = {
+    **{f"clipping, c = {c}": {"variant": "clip", "clip": c} for c in (0.1, 0.01, 0.001)},
+    "gradient penalty": {"variant": "gp"},
+}
 
 
-def layer_norms(seed: int, width: int, steps: int, **given: object) -> list[float]:
+def run(seed: int, setting: str, width: int, steps: int) -> list[float]:
     """Norm of the gradient with respect to each hidden layer's output, after `steps` generator steps."""
-    state = points_state(width=width, latent=2, lr=LR, seed=seed, **given)
+    mlp.HIDDEN_LAYERS = 11  # and the linear one at the end
+    state = points_state(width=width, latent=2, lr=LR, seed=seed, **SETTINGS[setting])
     data = Dataset(toy_points("swissroll"), "")
     torch.manual_seed(seed)
     for network in (state.generator, state.critic):
@@ -35,11 +38,8 @@ def layer_norms(seed: int, width: int, steps: int, **given: object) -> list[floa
             if isinstance(layer, nn.Linear):  # as the authors' code begins; torch's own is too small for 12 layers
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
-    for step in range(steps):
-        for turn in range(state.config.n_critic):
-            batch = data.batch(step * state.config.n_critic + turn, state.config.batch, seed, state.device)
-            critic_step(state, batch)
-        generator_step(state, batch)
+    for _ in range(steps):
+        advance(state, data)
     real = data.batch(0, 512, 1, state.device).samples
     with torch.no_grad():
         fake = state.generator(torch.randn(512, 2))
@@ -52,36 +52,31 @@ def layer_norms(seed: int, width: int, steps: int, **given: object) -> list[floa
     return [gradient.double().norm().item() for gradient in torch.autograd.grad(loss, hidden)]
 
 
-def main(out: Path, width: int, steps: int, seeds: int) -> None:
-    mlp.HIDDEN_LAYERS = 11  # and the linear one at the end
-    runs: dict[str, dict[str, object]] = {
-        **{f"clipping, c = {c}": {"variant": "clip", "clip": c} for c in (0.1, 0.01, 0.001)},
-        "gradient penalty": {"variant": "gp"},
+def main(plan: Plan) -> None:
+    width, steps = plan.short((16, 2), (512, 60))
+    jobs = {
+        f"{number}-{seed}": (seed, setting, width, steps)
+        for seed in plan.seeds
+        for number, setting in enumerate(SETTINGS)
     }
-    norms = {
-        label: [layer_norms(seed, width, steps, **given) for seed in range(seeds)] for label, given in runs.items()
-    }
-    spans = {label: [max(row) / max(min(row), 1e-45) for row in rows] for label, rows in norms.items()}
+    norms = measured(plan, run, jobs)
+    spans: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
-    for colour, (label, rows) in enumerate(norms.items()):
-        for seed, row in enumerate(rows):
-            look = {"color": f"C{colour}", "alpha": 1 if seed == 0 else 0.4, "label": label if seed == 0 else None}
-            axes.semilogy(np.arange(len(row)) + 1, row, ".-", **look)
+    for (_, setting, *_), row in zip(jobs.values(), norms.values(), strict=True):
+        label = None if spans[setting] else setting
+        spans[setting].append(max(row) / max(min(row), 1e-45))
+        axes.semilogy(np.arange(len(row)) + 1, row, f"C{list(SETTINGS).index(setting)}.-", alpha=0.6, label=label)
     axes.set(xlabel="hidden layer of the critic", ylabel="gradient norm of the critic's loss", xticks=range(1, 12))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    clipping = [min(of_seeds) for of_seeds in spans.values()][:3]
-    penalty = max(spans["gradient penalty"])
-    finish(
-        out,
-        figure,
-        "layers",
-        penalty <= LIMIT_PENALTY and min(clipping) >= LIMIT_CLIPPING,
-        f"worst of {seeds} seeds: norms span {penalty:.2g}x under the penalty (limit {LIMIT_PENALTY}), "
-        f"{', '.join(f'{span:.1e}x' for span in clipping)} under clipping at 0.1, 0.01, 0.001 (limit {LIMIT_CLIPPING})",
-    )
+    limits = [{"most": LIMIT_PENALTY} if "penalty" in setting else {"least": LIMIT_CLIPPING} for setting in SETTINGS]
+    checks = [
+        Check(f"norms span, {setting}", spans[setting], **limit, form=".2g")
+        for setting, limit in zip(SETTINGS, limits, strict=True)
+    ]
+    finish(plan, figure, checks)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main(plan("layers", seeds=5))

@@ -1,56 +1,70 @@
 """The saturating loss on 8 Gaussians with and without instance noise that falls to zero over the run.
 
-python noise.py OUT reads the runs OUT/noise-0 and OUT/noise-0.5 with their numbered checkpoints. Arjovsky and Bottou
-2017, section 3, and Sønderby et al. 2017, section 3: noise on real and fake makes their supports overlap, so that the
-discriminator cannot be sure of itself and the generator has a gradient.
+Arjovsky and Bottou 2017, section 3, and Sønderby et al. 2017, section 3: noise on real and fake makes their supports
+overlap, so that the discriminator cannot be sure of itself and the generator has a gradient.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
-from pathlib import Path
 
 import torch
-from claims import finish, modes_covered, samples
+from claims import Check, Plan, advance, draw, finish, measured, modes_covered, plan, points_state
 from matplotlib.figure import Figure
 
+from wgan_cli.data.dataset import Dataset
 from wgan_cli.data.toys import toy_points
 from wgan_cli.metrics import sliced_wasserstein
 
 COUNT = 2000
 LIMIT = 2  # the distance to the data without noise over that with it, medians of the run: at least halved is a rescue
+NOISES = {0.0: "without noise", 0.5: "noise of σ 0.5, falling to 0 at the end"}
 
 
-def main(out: Path) -> None:
-    real = torch.from_numpy(toy_points("8gaussians")[:COUNT])
+def run(seed: int, noise: float, steps: int, every: int) -> dict[str, list[float]]:
+    given = {"width": 128, "batch": 128, "lr": 5e-4, "n_critic": 5, "steps": steps}
+    state = points_state(variant="gan", instance_noise=noise, seed=seed, **given)
+    points = toy_points("8gaussians")
+    data, found = Dataset(points, ""), {"distance": list[float](), "covered": list[float]()}
+    for step in range(1, steps + 1):
+        advance(state, data)
+        if step % every == 0:
+            samples = draw(state, COUNT)
+            found["distance"].append(sliced_wasserstein(samples, torch.from_numpy(points[:COUNT])))
+            found["covered"].append(modes_covered(samples.numpy(), "8gaussians")[0])
+    return found
+
+
+def main(plan: Plan) -> None:
+    steps, every = plan.short((2, 1), (2000, 100))
+    runs = measured(
+        plan, run, {f"{noise}-{seed}": (seed, noise, steps, every) for seed in plan.seeds for noise in NOISES}
+    )
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     distance_axes, modes_axes = figure.subplots(1, 2)
-    median, most = [], []
-    for run, label in (("noise-0", "without noise"), ("noise-0.5", "noise of σ 0.5, falling to 0 at the end")):
-        steps, distances, covered = [], [], []
-        for checkpoint in sorted((out / run).glob("ckpt-*.pt")):
-            points = samples(checkpoint, COUNT)
-            steps.append(int(checkpoint.stem[5:]))
-            distances.append(sliced_wasserstein(points, real))
-            covered.append(modes_covered(points.numpy(), "8gaussians")[0])
-        distance_axes.semilogy(steps, distances, ".-", label=label)
-        modes_axes.plot(steps, covered, ".-", label=label)
-        median.append(statistics.median(distances))
-        most.append(max(covered))
+    at = range(every, steps + 1, every)
+    medians: dict[float, list[float]] = {}
+    most: dict[float, list[float]] = {}
+    for number, (noise, label) in enumerate(NOISES.items()):
+        of = [runs[f"{noise}-{seed}"] for seed in plan.seeds]
+        medians[noise] = [statistics.median(found["distance"]) for found in of]
+        most[noise] = [max(found["covered"]) for found in of]
+        for found in of:
+            look = {"color": f"C{number}", "alpha": 0.6, "linewidth": 1, "markersize": 3}
+            distance_axes.semilogy(at, found["distance"], ".-", label=label if found is of[0] else None, **look)
+            modes_axes.plot(at, found["covered"], ".-", **look)
     distance_axes.set(xlabel="generator steps", ylabel="sliced Wasserstein distance\nof samples to data")
     modes_axes.set(xlabel="generator steps", ylabel="modes covered", ylim=(-0.3, 8.3))
     distance_axes.legend(fontsize="small")
+    ratios = [without / with_it for without, with_it in zip(medians[0.0], medians[0.5], strict=True)]
+    told = [f"{statistics.median(most[noise]):g}" for noise in NOISES]
     finish(
-        out,
+        plan,
         figure,
-        "noise",
-        median[0] >= LIMIT * median[1],
-        f"noise brings the median distance to the data from {median[0]:.3g} to {median[1]:.3g}, "
-        f"{median[0] / median[1]:.2g}x less (limit {LIMIT}x), and the most modes covered from {most[0]} to "
-        f"{most[1]} of 8",
+        [Check("median distance to the data without noise over that with it", ratios, least=LIMIT, form=".2g")],
+        f"the most modes covered: {told[0]} without, {told[1]} with it",
     )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(plan("noise", seeds=5))

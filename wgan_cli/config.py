@@ -63,6 +63,7 @@ RANGES: Mapping[str, Range] = {
     "latent": Range(1),
     "width": Range(1),
     "n_critic": Range(1),
+    "critic_warmup": Range(0),
     "lr": Range(0.0, low_open=True),
     "lr_critic": Range(0.0, low_open=True),
     "clip": Range(0.0, low_open=True),
@@ -76,6 +77,7 @@ RANGES: Mapping[str, Range] = {
     "sample_every": Range(1),
 }
 BETA = Range(0.0, 1.0, high_open=True)
+WARM, WARM_EVERY = 25, 500  # generator steps, in the code of Arjovsky et al. 2017
 
 # What an optimizer needs where the variant's paper used another one: torch's defaults.
 _OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -123,6 +125,7 @@ class TrainConfig:
     latent: int = 100
     width: int = 64
     n_critic: int = 5
+    critic_warmup: int = 0  # critic steps before the generator's first WARM steps and each WARM_EVERY-th; 0: n_critic
     optimizer: str = "adam"
     lr: float = 1e-4
     lr_critic: float | None = None  # None: that of lr
@@ -156,6 +159,16 @@ class TrainConfig:
     def sides(self) -> tuple[int, int]:
         """(height, width) of an image."""
         return (self.size, self.size) if isinstance(self.size, int) else (self.size[1], self.size[0])
+
+    def critic_steps(self, step: int) -> int:
+        """Before the generator's step after `step` others."""
+        warm = self.critic_warmup and (step < WARM or step % WARM_EVERY == 0)
+        return self.critic_warmup if warm else self.n_critic
+
+    def batches_before(self, step: int) -> int:
+        """Of real data, one a critic step, that the first `step` generator steps take: the sum of `critic_steps`."""
+        warm = min(step, WARM) + max(0, step - 1) // WARM_EVERY
+        return self.n_critic * step + (self.critic_warmup and self.critic_warmup - self.n_critic) * warm
 
     def __post_init__(self) -> None:
         choices = {
@@ -193,6 +206,8 @@ class TrainConfig:
                 raise UsageError(f"{told}: choose from {', '.join(OPERATIONS)}, each once, with commas between")
             if not self.size:
                 raise UsageError(f"{told}: is for images, and these samples are points; leave the flag out")
+        if 0 < self.critic_warmup < self.n_critic:
+            raise UsageError(f"--critic-warmup {self.critic_warmup}: must be 0, or at least --n-critic {self.n_critic}")
         if reason := ARCHITECTURES[self.arch].refusal(*self.sides):
             raise UsageError(reason)
         if self.critic_norm != "none" and self.arch == "r3":

@@ -140,7 +140,7 @@ def restored_state(
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise DataError(f"{path}: damaged optimizers or random state ({error}); take an older copy") from None
     state.step, state.batches = content["step"], content["data"]["batches"]
-    if not 0 <= state.batches - config.n_critic * state.step < config.n_critic:  # batches of a step begun
+    if not config.batches_before(state.step) <= state.batches < config.batches_before(state.step + 1):  # amid a step
         raise DataError(f"{path}: damaged, {state.batches} batches at step {state.step}; take an older copy")
     return state
 

@@ -86,7 +86,8 @@ def train(
     critic, generator = graph.steps(state, console, graphs, critic_step, generator_step)
     with run.recording(state, tensorboard), arithmetic(device, config.precision):
         while state.step < config.steps and not reason:
-            while state.batches < config.n_critic * (state.step + 1) and not reason:
+            due = config.batches_before(state.step + 1)
+            while state.batches < due and not reason:
                 with distributed.working():
                     batch = batches.take(state.batches)
                     state.batches += 1
@@ -97,7 +98,7 @@ def train(
                 if not pace_told and seconds >= PACE_AFTER:
                     pace_told = True
                     _tell_pace(state, seconds / (state.batches - first), console, faster)
-                if state.batches < config.n_critic * (state.step + 1):  # amid a step, which may be long
+                if state.batches < due:  # amid a step, which may be long
                     (code,) = distributed.agree(stop.code() if stop.ended_by else 0)
                     reason = told(int(code))
             samples = saves = False
@@ -168,11 +169,11 @@ def expected_seconds(config: TrainConfig, device: torch.device) -> float:
     with arithmetic(device, config.precision):
         for step in first:
             step(state, batch)
-        for step, times in ((critic, config.n_critic), (generator, 1)):
+        for step, times in ((critic, config.batches_before(config.steps)), (generator, config.steps)):
             began = time.monotonic()
             next(iter(step(state, batch).values())).item()  # waits for the device
             seconds += times * (time.monotonic() - began)
-    return config.steps * seconds
+    return seconds
 
 
 def step_memory(config: TrainConfig) -> str:
@@ -183,7 +184,7 @@ def step_memory(config: TrainConfig) -> str:
 
 def _tell_pace(state: State, seconds: float, console: Console, faster: str) -> None:
     """How long the rest takes at so many seconds for a batch of the critic, and what takes less."""
-    steps = state.config.steps - state.step
-    left = steps * state.config.n_critic * seconds
+    config, steps = state.config, state.config.steps - state.step
+    left = (config.batches_before(config.steps) - config.batches_before(state.step)) * seconds
     hint = f"; samples in minutes: {faster}" if faster and left > LONG and state.device.type == "cpu" else ""
     console.notice(f"the remaining {steps} steps take {in_words(left)} on this machine{hint}")

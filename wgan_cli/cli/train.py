@@ -122,6 +122,9 @@ def _variants_text() -> str:
 @setting("batch", OPTIMIZER, help="Images in a batch.")
 @setting("micro_batch", OPTIMIZER, help="Images that gradients are added up over at a time.  [default: --batch]")
 @setting("n_critic", OPTIMIZER, help="Critic steps before each generator step.")
+@setting(
+    "critic_warmup", OPTIMIZER, help="Critic steps before each of the first 25 and every 500th (clip's authors: 100)."
+)
 @setting("seed", RUN, help="Of all random numbers.")
 @device_option(RUN)
 @setting("precision", RUN, type=click.Choice(PRECISIONS), help="Arithmetic of the networks.")
