@@ -757,7 +757,9 @@ def test_a_time_limit_ends_with_75_and_the_command_to_go_on(images: Path, traine
 def test_durations(text: str, seconds: float, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float | None] = []
 
-    def train(config: Any, dataset: Any, out: Path, device: Any, console: Any, stop: Stop, *rest: Any) -> Path:
+    def train(
+        config: Any, dataset: Any, out: Path, device: Any, console: Any, stop: Stop, *rest: Any, **named: Any
+    ) -> Path:
         given.append(stop.deadline)
         return out
 
