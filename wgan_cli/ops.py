@@ -152,6 +152,7 @@ def _adam_(
 ) -> None:
     params, grads, exp_avgs, exp_avg_sqs, averages = lists
     if isinstance(rest2, Tensor):  # whose value torch's own step would read
+        step = step.to(rest2.dtype)
         torch._foreach_lerp_(exp_avgs, grads, rest1)
         torch._foreach_mul_(exp_avg_sqs, 1 - rest2)
         torch._foreach_addcmul_(exp_avg_sqs, torch._foreach_mul(grads, rest2), grads)
