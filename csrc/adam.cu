@@ -5,10 +5,7 @@
 namespace wgan {
 namespace {
 
-// Of four or five arrays each. Two would be more than sm_100 has registers for in double, and in
-// 16-bit types as in rmsprop.cu.
-template <typename T>
-constexpr int kLoads = sizeof(T) == 4 ? 2 : 1;
+constexpr int kLoads = 1;  // of four or five arrays; for two of five sm_100 has too few registers
 
 template <typename A>
 struct Constants {
@@ -32,11 +29,13 @@ __device__ __forceinline__ double correction(double rest, double step) {
   return -expm1(step * log1p(-rest));
 }
 
-// As torch.lerp: exact at both ends.
+// As torch.lerp: exact at both ends. Where the shorter way begins is chosen, and not which sum to
+// take: of two sums and their branches the compiler makes as many copies of the loop.
 template <typename A>
 __device__ __forceinline__ A between(A from, A to, A share) {
-  const A way = to - from;
-  return share < A(0.5) ? from + share * way : to - way * (A(1) - share);
+  const A near = share < A(0.5) ? from : to;
+  const A part = share < A(0.5) ? share : share - A(1);
+  return near + part * (to - from);
 }
 
 // x: parameter, gradient, mean, mean of squares, average if there are five. The gradient is read
@@ -50,12 +49,11 @@ __device__ __forceinline__ void adam_step(
   const A rest2 = k.rest2_tensor ? static_cast<A>(*k.rest2_tensor) : k.rest2;
   const A lr = k.lr_tensor ? static_cast<A>(*k.lr_tensor) : k.lr;
   const A share = k.share_tensor ? static_cast<A>(*k.share_tensor) : k.share;
-  const A beta1 = A(1) - k.rest1;
   const A beta2 = A(1) - rest2;
   const A rate = lr / correction(k.rest1, step);
   const A scale = A(1) / root(correction(rest2, step));
-  apply_to_list<T, kLoads<T>, kAll, kAll - 0b10>(tensors, [&](A(&x)[kArrays]) {
-    x[2] = beta1 * x[2] + k.rest1 * x[1];
+  apply_to_list<T, kLoads, kAll, kAll - 0b10>(tensors, [&](A(&x)[kArrays]) {
+    x[2] = between(x[2], x[1], k.rest1);
     x[3] = beta2 * x[3] + rest2 * x[1] * x[1];
     x[0] = clamped(x[0] - rate * x[2] / (root(x[3]) * scale + k.eps), k.c);
     if constexpr (kArrays == 5) {
@@ -92,7 +90,7 @@ const char* run(
         static_cast<A>(settings.share), settings.share_tensor,
     };
     return for_lists(
-        entries, count, kChunk<T, kLoads<T>>,
+        entries, count, kChunk<T, kLoads>,
         [&](const TensorList<kArrays>& tensors, unsigned blocks) {
           if constexpr (kArrays == 5) {
             return launch(adam_average_kernel<T>, blocks, kThreads, stream, tensors, constants);

@@ -182,9 +182,9 @@ def spacing(size: Tensor, dtype: torch.dtype) -> Tensor:
 WITHIN = {
     "parameter": (5.0, 4.0),  # 3.5, 2.0
     "mean of squares": (3.0, 2.0),  # 1.7, 1.0
-    "mean": (9.0, 9.0),  #
-    "average": (9.0, 9.0),  #
-    "step of Adam": (9.0, 9.0),  #
+    "mean": (2.0, 2.0),  # 1.3, 1.0
+    "average": (4.0, 6.0),  # 2.9, 4.0
+    "step of Adam": (5.5, 6.0),  # 3.9, 4.0
     "norm": (3.0, 8.0),  # 1.8, 5.0
     "penalty": (3.0, 3.0),  # 1.4, 1.5
     "gradient": (5.0, 7.0),  # 3.5, 4.5

@@ -23,14 +23,8 @@ STORAGE = {"f": "float32", "d": "float64", "13__nv_bfloat16": "bfloat16", "6__ha
 
 # 16-byte loads and stores that a thread has under way at once. The forward pass of the penalty writes sums only.
 WIDE = {"clamp": (4, 4), "rmsprop": (6, 4), "penalty_forward": (2, 0), "penalty_backward": (2, 2)}
-WIDE |= {"adam": (8, 6), "adam_average": (10, 8)}
-NARROWER = {"adam": (4, 3), "adam_average": (5, 4)}
-WIDE_OF = {
-    "float32": WIDE,
-    "float64": WIDE | NARROWER,
-    "bfloat16": WIDE | NARROWER | {"rmsprop": (3, 2)},
-    "float16": WIDE | NARROWER | {"rmsprop": (3, 2)},
-}
+WIDE |= {"adam": (4, 3), "adam_average": (5, 4)}
+WIDE_16_BIT = WIDE | {"rmsprop": (3, 2)}
 REGISTERS = 64  # of 65,536 for four blocks of 256 threads on a multiprocessor
 
 KERNELS = {(kernel, dtype) for kernel in WIDE for dtype in STORAGE.values()}
@@ -90,7 +84,7 @@ def _kernel(mangled: str) -> tuple[str, str]:
 
 
 def _wide(kernel: str, dtype: str) -> tuple[int, int]:
-    return WIDE_OF[dtype][kernel]
+    return (WIDE_16_BIT if dtype in ("bfloat16", "float16") else WIDE)[kernel]
 
 
 def _sections(text: str, header: str) -> dict[tuple[str, str], str]:

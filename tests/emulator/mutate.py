@@ -304,8 +304,8 @@ BUGS = [
         "Adam's average inexact where it takes all",
         "plain",
         "adam.cu",
-        "return share < A(0.5) ? from + share * way : to - way * (A(1) - share);",
-        "return from + share * way;",
+        "return near + part * (to - from);",
+        "return from + share * (to - from);",
     ),
     Bug(
         "Adam's share on the device not read",
