@@ -110,7 +110,7 @@ def extension(version: str, cuda: str) -> dict[str, Any]:
 
     module = CUDAExtension(
         "wgan_cli._C",
-        ["csrc/binding.cpp", "csrc/clamp.cu", "csrc/rmsprop.cu", "csrc/penalty.cu"],
+        ["csrc/binding.cpp", "csrc/adam.cu", "csrc/clamp.cu", "csrc/rmsprop.cu", "csrc/penalty.cu"],
         depends=[str(path) for path in sorted(Path("csrc").glob("*.*h"))],
         extra_compile_args={"cxx": ["-O2", "-g0"], "nvcc": ["-O3"]},
         py_limited_api=True,

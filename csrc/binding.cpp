@@ -260,6 +260,68 @@ void rmsprop_clamp_(
       op, wgan::rmsprop_clamp(entries.data(), entries.size(), dtype, settings, on.stream));
 }
 
+// Of each index what the lists have there; lists[1], the gradients, is read only.
+template <size_t kArrays>
+std::vector<wgan::Entry<kArrays>> entries_of(const std::vector<Tensor>* const (&lists)[kArrays]) {
+  std::vector<wgan::Entry<kArrays>> entries(lists[0]->size());
+  for (size_t i = 0; i < entries.size(); ++i) {
+    entries[i].numel = (*lists[0])[i].numel();
+    for (size_t a = 0; a < kArrays; ++a) {
+      const Tensor& tensor = (*lists[a])[i];
+      entries[i].address[a] =
+          a == 1 ? const_cast<void*>(tensor.const_data_ptr()) : tensor.mutable_data_ptr();
+    }
+  }
+  return entries;
+}
+
+// averages: as many as params, or none.
+void adam_(
+    std::vector<Tensor> params, std::vector<Tensor> grads, std::vector<Tensor> exp_avgs,
+    std::vector<Tensor> exp_avg_sqs, std::vector<Tensor> averages, Tensor step, double lr,
+    double rest1, double rest2, double eps, double c, double share,
+    std::optional<Tensor> lr_tensor, std::optional<Tensor> rest2_tensor,
+    std::optional<Tensor> share_tensor) {
+  const char* op = "adam_";
+  check_not_negative(op, "lr", lr);
+  check_not_negative(op, "rest1", rest1);
+  check_not_negative(op, "rest2", rest2);
+  check_not_negative(op, "eps", eps);
+  check_not_negative(op, "c", c);
+  check_not_negative(op, "share", share);
+  if (params.empty()) {
+    check(
+        grads.empty() && exp_avgs.empty() && exp_avg_sqs.empty() && averages.empty(), op,
+        ": params is empty, another list not");
+    return;
+  }
+  const int32_t device = params[0].get_device_index();
+  const DType dtype = check_list(op, "params", params, device);
+  check_alike(op, "grads", grads, params, dtype, device);
+  check_alike(op, "exp_avgs", exp_avgs, params, dtype, device);
+  check_alike(op, "exp_avg_sqs", exp_avg_sqs, params, dtype, device);
+  if (!averages.empty()) {
+    check_alike(op, "averages", averages, params, dtype, device);
+  }
+  const auto address = [&](const char* name, const std::optional<Tensor>& tensor) {
+    return tensor ? static_cast<const float*>(
+                        check_wide({op, name}, *tensor, 1, DType::kFloat32, device))
+                  : nullptr;
+  };
+  const wgan::Adam settings = {
+      address("step", step), lr, address("lr_tensor", lr_tensor), rest1, rest2,
+      address("rest2_tensor", rest2_tensor), eps, c, share, address("share_tensor", share_tensor)};
+  const OnDevice on(device);
+  if (averages.empty()) {
+    const auto entries = entries_of({&params, &grads, &exp_avgs, &exp_avg_sqs});
+    check_launch(op, wgan::adam(entries.data(), entries.size(), dtype, settings, on.stream));
+  } else {
+    const auto entries = entries_of({&params, &grads, &exp_avgs, &exp_avg_sqs, &averages});
+    check_launch(
+        op, wgan::adam_average(entries.data(), entries.size(), dtype, settings, on.stream));
+  }
+}
+
 // grads: [B, ...], each sample in one piece of memory, its elements in any order, the same for all.
 wgan::Penalty check_penalty(
     const Argument& argument, const Tensor& grads, double weight, double target, bool one_sided,
@@ -342,6 +404,11 @@ WGAN_LIBRARY(WGAN_NAMESPACE, library) {
       "rmsprop_clamp_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, float lr, "
       "float alpha, float eps, float c, Tensor? lr_tensor=None) -> ()");
   library.def(
+      "adam_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+      "Tensor(d!)[] averages, Tensor step, float lr, float rest1, float rest2, float eps, float c, "
+      "float share, Tensor? lr_tensor=None, Tensor? rest2_tensor=None, Tensor? share_tensor=None) "
+      "-> ()");
+  library.def(
       "gradient_penalty(Tensor grads, Tensor ticket, float weight, float target, bool one_sided) "
       "-> (Tensor penalty, Tensor norms)");
   library.def(
@@ -352,6 +419,7 @@ WGAN_LIBRARY(WGAN_NAMESPACE, library) {
 STABLE_TORCH_LIBRARY_IMPL(WGAN_NAMESPACE, WGAN_DISPATCH_KEY, library) {
   library.impl("clamp_", TORCH_BOX(&clamp_));
   library.impl("rmsprop_clamp_", TORCH_BOX(&rmsprop_clamp_));
+  library.impl("adam_", TORCH_BOX(&adam_));
   library.impl("gradient_penalty", TORCH_BOX(&gradient_penalty));
   library.impl("gradient_penalty_backward", TORCH_BOX(&gradient_penalty_backward));
 }

@@ -40,6 +40,35 @@ const char* rmsprop_clamp(
     const RmsProp& settings,
     void* stream);
 
+struct Adam {
+  const float* step;  // one element on the device: the number of this step, from 1
+  double lr;
+  const float* lr_tensor;  // one element on the device, read instead of lr; or nullptr
+  double rest1;            // 1 - beta1
+  double rest2;            // 1 - beta2
+  const float* rest2_tensor;  // as lr_tensor
+  double eps;
+  double c;  // >= 0, infinity for no clamp
+  double share;
+  const float* share_tensor;  // as lr_tensor
+};
+
+// adam.cu: the step of Adam, then the clamp, in one pass over memory.
+const char* adam(
+    const Entry<4>* entries,  // [count]: parameter, gradient, mean, mean of squares
+    size_t count,
+    DType dtype,
+    const Adam& settings,
+    void* stream);
+
+// The same, then average = (1 - share) · average + share · parameter, in the same pass.
+const char* adam_average(
+    const Entry<5>* entries,  // [count]: as for adam, and the average
+    size_t count,
+    DType dtype,
+    const Adam& settings,
+    void* stream);
+
 // weight · mean over rows of (norm - target)²
 struct Penalty {
   int64_t rows;     // the batch

@@ -8,16 +8,17 @@
 
 namespace wgan {
 
-constexpr int kTensors = 96;  // that fit beside three addresses each into 4 KB of arguments
+template <int kArrays>
+constexpr int kTensors = kArrays <= 3 ? 96 : 72;  // that fit with their addresses into 4 KB
 
 template <int kArrays>
 struct TensorList {
-  void* address[kArrays][kTensors];
-  int64_t numel[kTensors];
-  int32_t first[kTensors + 1];  // first block of each tensor, and after the last their number
-  int32_t count;                // tensors, none of them empty
+  static_assert(kTensors<kArrays> * (8 * kArrays + 12) <= 3800, "a kernel's arguments end at 4 KB");
+  void* address[kArrays][kTensors<kArrays>];
+  int64_t numel[kTensors<kArrays>];
+  int32_t first[kTensors<kArrays> + 1];  // first block of each, and after the last their number
+  int32_t count;                         // tensors, none of them empty
 };
-static_assert(sizeof(TensorList<3>) <= 4000, "a kernel's arguments end at 4 KB");
 
 // The tensor whose chunks include this block's: first[t] <= blockIdx.x < first[t + 1].
 template <int kArrays>
@@ -60,7 +61,7 @@ const char* for_lists(const Entry<kArrays>* entries, size_t count, int chunk_siz
   int64_t blocks = 0;
   for (size_t i = 0; i <= count; ++i) {
     const int64_t wanted = i < count ? (entries[i].numel + chunk_size - 1) / chunk_size : 0;
-    const bool full = list.count == kTensors || blocks + wanted > kBlocks;
+    const bool full = list.count == kTensors<kArrays> || blocks + wanted > kBlocks;
     if ((i == count || full) && list.count > 0) {
       list.first[list.count] = static_cast<int32_t>(blocks);
       if (const char* error = run(list, static_cast<unsigned>(blocks))) {

@@ -38,6 +38,7 @@ STAGES = {  # seconds: 470 in all, the rest is the script's own
 }
 WORST = (  # what would make everything else worthless comes first
     "test_rmsprop_is_its_twin_in_float64",
+    "test_adam_is_its_twin_in_float64",
     "test_the_penalty_and_its_gradient_are_their_twin_in_float64",
     "test_clamp_is_its_twin_bit_for_bit",
     "test_streams_at_work_at_the_same_time_do_not_share_a_ticket",

@@ -93,3 +93,5 @@ def test_torchs_own_check_of_what_can_be_checked_without_a_gpu() -> None:
     lists = [[torch.empty(5, device="meta"), torch.empty(2, 3, device="meta")] for _ in range(3)]
     torch.library.opcheck(torch.ops.wgan.clamp_, (lists[0], 0.1), test_utils=checks)
     torch.library.opcheck(torch.ops.wgan.rmsprop_clamp_, (*lists, 0.1, 0.9, 1e-8, 0.1), test_utils=checks)
+    numbers = (torch.empty(1, device="meta"), 0.1, 0.1, 0.1, 1e-8, 0.1, 0.1)
+    torch.library.opcheck(torch.ops.wgan.adam_, (*lists, lists[0], [], *numbers), test_utils=checks)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 DEVICE = "cuda"
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+adam_: Any = ops.adam_  # for lists that are unpacked
 SIZES = [*range(70), 4095, 4096, 4097, 3 * 64 * 64, 3 * 128 * 128 + 1]  # more tensors than one table holds
 SETTINGS = {"alpha": 0.99, "eps": 1e-8, "c": 0.3}
 
@@ -72,6 +74,27 @@ def test_rmsprop_is_its_twin_in_float64(dtype: torch.dtype) -> None:
     ops.rmsprop_clamp_(theirs, [g.double() for g in grads], theirs_squares, 0.01, **SETTINGS, impl="torch")
     for ours_, theirs_ in zip(ours + ours_squares, theirs + theirs_squares, strict=True):
         torch.testing.assert_close(ours_.double(), theirs_, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("step", [1, 1000])
+def test_adam_is_its_twin_in_float64(dtype: torch.dtype, averaged: bool, step: int) -> None:
+    params, grads, means, averages = (_tensors(dtype) for _ in range(4))
+    squares = [tensor.square() + 0.1 for tensor in _tensors(dtype)]
+    lists = [params, grads, means, squares, averages if averaged else []]
+    number = torch.tensor(float(step), device=DEVICE)
+    # Of steps short enough for float16: a mean's correction makes them long.
+    numbers = (0.001, 0.1, torch.tensor(0.001, device=DEVICE), 1e-8, 0.3, torch.tensor(0.1, device=DEVICE))
+    ours: Any = [_copies(x) for x in lists]
+    theirs: Any = [_copies(x, torch.float64) for x in lists]
+    adam_(*ours, number, *numbers, impl="cuda")
+    wide: Any = (x.double() if isinstance(x, Tensor) else x for x in numbers)
+    adam_(*theirs, number.double(), *wide, impl="torch")
+    for ours_, theirs_ in zip(sum(ours, []), sum(theirs, []), strict=True):
+        # What is on the device is float32, for float64 too.
+        tolerance = max(TOLERANCE[dtype], 1e-12)
+        torch.testing.assert_close(ours_.double(), theirs_, rtol=tolerance, atol=2 * tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -133,6 +156,9 @@ def test_the_operators_pass_torchs_own_check() -> None:
     lists = [[torch.rand(5, device=DEVICE), torch.rand(4, 3, device=DEVICE)] for _ in range(3)]
     torch.library.opcheck(library.clamp_, (lists[0], 0.1))
     torch.library.opcheck(library.rmsprop_clamp_, (*lists, 0.1, 0.9, 1e-8, 0.1))
+    more = [[torch.rand_like(tensor) for tensor in lists[0]] for _ in range(2)]
+    numbers = (torch.ones(1, device=DEVICE), 0.1, 0.1, 0.1, 1e-8, 0.1, 0.1)
+    torch.library.opcheck(library.adam_, (*lists, *more, *numbers))
 
 
 def test_a_saved_parameter_that_was_written_makes_backward_raise() -> None:
@@ -151,6 +177,9 @@ def test_nothing_waits_for_the_device() -> None:
     try:
         ops.clamp_(params, 0.1, impl="cuda")
         ops.rmsprop_clamp_(params, params, [torch.ones_like(params[0])], rate, **SETTINGS, impl="cuda")
+        lists: Any = [[torch.ones_like(params[0])] for _ in range(5)]
+        for impl in ("cuda", "torch"):
+            adam_(*lists, rate, rate, 0.1, rate, 1e-8, 0.1, rate, impl=impl)
         ops.gradient_penalty(grads, 1.0, impl="cuda")[0].backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -188,6 +217,30 @@ def test_a_captured_step_can_be_replayed_with_another_learning_rate() -> None:
     torch.testing.assert_close(ops.gradient_penalty(samples, 10.0, impl="cuda")[0], twin)
 
 
+def test_a_captured_step_of_adam_reads_its_number_and_its_settings_anew() -> None:
+    lists = [[torch.rand(5000, device=DEVICE)] for _ in range(5)]
+    number, lr, rest2, share = (torch.ones((), device=DEVICE) for _ in range(4))
+
+    def step(given: Any, impl: ops.Impl) -> None:
+        adam_(*given, number, lr, 0.1, rest2, 1e-8, 0.9, share, impl=impl)
+
+    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step(lists, "cuda")
+    torch.cuda.current_stream().wait_stream(side)
+    with torch.cuda.graph(graph):
+        step(lists, "cuda")
+    for turned in ((2.0, 0.1, 0.01, 0.5), (3.0, 0.02, 0.001, 0.1)):
+        for dial, value in zip((number, lr, rest2, share), turned, strict=True):
+            dial.fill_(value)
+        expected = [_copies(each) for each in lists]
+        step(expected, "torch")
+        graph.replay()
+        for ours, theirs in zip(sum(lists, []), sum(expected, []), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_streams_at_work_at_the_same_time_do_not_share_a_ticket() -> None:
     grads = torch.randn(64, 3, 64, 64, device=DEVICE)
     expected = ops.gradient_penalty(grads, 10.0, impl="cuda")[0]
@@ -211,11 +264,16 @@ def _results(op: str, params: Tensor, grads: Tensor, impl: ops.Impl) -> list[Ten
         squares = torch.full_like(params, 0.5)
         ops.rmsprop_clamp_([params], [grads[0]], [squares], 0.1, **SETTINGS, impl=impl)
         return [params, squares]
+    if op == "adam_":
+        lists: Any = [[params], [grads[0]], *([torch.full_like(params, 0.5)] for _ in range(3))]
+        number = torch.full_like(params[0], 3.0)
+        adam_(*lists, number, 0.1, 0.5, 0.1, 1e-8, 0.3, 0.1, impl=impl)
+        return [params, *lists[2], *lists[3], *lists[4]]
     penalty, norms = ops.gradient_penalty(grads, 10.0, one_sided=op.endswith("one_sided"), impl=impl)
     return [penalty, norms, *torch.autograd.grad(penalty, grads)]
 
 
-OPS = ["clamp_", "rmsprop_clamp_", "gradient_penalty", "gradient_penalty, one_sided"]
+OPS = ["clamp_", "rmsprop_clamp_", "adam_", "gradient_penalty", "gradient_penalty, one_sided"]
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -280,6 +338,12 @@ def test_indices_beyond_32_bits() -> None:
     grad, square = torch.ones_like(param), torch.ones_like(param)
     ops.rmsprop_clamp_([param], [grad], [square], 0.5, 0.99, 1e-8, 1.0, impl="cuda")
     assert param.min().item() == param.max().item() == 0.5
+    number = torch.ones(1, device=DEVICE)  # from means of 0.9 · g and of g²: a step of lr · 0.9 / 0.9 / 1
+    _needs(2 * count)
+    mean = torch.full_like(param, 0.9)
+    ops.adam_([param], [grad], [mean], [square], [], number, 0.25, 0.9, 1.0, 0.0, impl="cuda")
+    torch.testing.assert_close(param.min().item(), param.max().item(), rtol=0, atol=0)
+    assert param[-1].item() == pytest.approx(0.5 - 0.25 * 0.99 / 0.9, abs=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(2, 2**30 + 4100), (2**21 + 3, 1024)])  # long rows, and many
@@ -295,12 +359,13 @@ def test_a_penalty_of_more_elements_than_32_bits_count(shape: tuple[int, int]) -
     assert slope > 0 and gradient.min().item() == gradient.max().item() == slope
 
 
-@pytest.mark.parametrize("op", ["clamp_", "rmsprop_clamp_", "gradient_penalty"])
+@pytest.mark.parametrize("op", ["clamp_", "rmsprop_clamp_", "adam_", "gradient_penalty"])
 def test_a_launch_that_the_device_refuses_is_an_error_that_names_the_op(op: str) -> None:
     """In a process of its own, whose device has failed an assertion and takes no more kernels."""
     calls = {
         "clamp_": "ops.clamp_([x], 0.1, impl='cuda')",
         "rmsprop_clamp_": "ops.rmsprop_clamp_([x], [x], [x], 0.1, 0.9, 1e-8, 0.1, impl='cuda')",
+        "adam_": "ops.adam_([x], [x], [x], [x], [], x[:1], 0.1, 0.1, 0.1, 1e-8, impl='cuda')",
         "gradient_penalty": "ops.gradient_penalty(x[None], 10.0, impl='cuda')",
     }
     script = f"""

@@ -15,15 +15,23 @@ import pytest
 import torch
 from emulator import build
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from wgan_cli import ops
+from wgan_cli import graph, ops
+from wgan_cli.config import resolve
+from wgan_cli.console import Console
+from wgan_cli.data.dataset import Batch
+from wgan_cli.state import new_state
+from wgan_cli.step import critic_step, generator_step
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator needs g++")
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+adam_: Any = ops.adam_  # for lists that are unpacked
 TSAN = build.flavour() == "tsan"  # some 30 times slower: fewer blocks there
 SEEDS = [(0, 1), (1, 2), (2, 4)]  # of the threads' order; blocks in flight at once
-TABLE = 96  # tensors in one launch
+TABLE = 96  # tensors in one launch, of up to three lists
+TABLE_OF_FIVE = 72  # ... and of more
 NAN, INF = math.nan, math.inf
 SENTINEL = 77.0
 
@@ -174,6 +182,9 @@ def spacing(size: Tensor, dtype: torch.dtype) -> Tensor:
 WITHIN = {
     "parameter": (5.0, 4.0),  # 3.5, 2.0
     "mean of squares": (3.0, 2.0),  # 1.7, 1.0
+    "mean": (2.0, 2.0),  # 1.3, 1.0
+    "average": (4.0, 6.0),  # 2.9, 4.0
+    "step of Adam": (5.5, 6.0),  # 3.9, 4.0
     "norm": (3.0, 8.0),  # 1.8, 5.0
     "penalty": (3.0, 3.0),  # 1.4, 1.5
     "gradient": (5.0, 7.0),  # 3.5, 4.5
@@ -287,6 +298,151 @@ def test_rmsprop_in_denormals_agrees_with_torch_in_float32() -> None:
     for memory, wanted in zip(memories, expected, strict=True):
         for found, reference in zip(memory.tensors, wanted, strict=True):
             torch.testing.assert_close(found, reference, rtol=1e-6, atol=2.0**-149)
+
+
+# ---- adam_
+
+
+ADAM_LISTS = {name: LISTS[name] for name in ("1 to 70", "edges", "hundreds", "empty", "scalar")} | {
+    "a full table": [(3,)] * TABLE_OF_FIVE,
+    "one more": [(3,)] * (TABLE_OF_FIVE + 1),
+    "one less, and empty ones": [(3,), (0,)] * (TABLE_OF_FIVE - 1),
+}
+ADAM: dict[str, Any] = {"lr": 0.05, "rest1": 0.3, "rest2": 0.01, "eps": 1e-3, "c": 0.4, "share": 0.1}
+MOMENTS = ("parameter", "gradient", "mean", "mean of squares", "average")
+
+
+def adam_lists(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, shift: int = 0) -> list[Memory]:
+    averages = Memory(shapes, dtype, shift).fill(normal)
+    params, grads, squares = rmsprop_lists(shapes, dtype, shift)
+    return [params, grads, Memory(shapes, dtype, shift).fill(lambda t: 0.3 * normal(t)), squares, averages]
+
+
+def adam(lists: Sequence[Sequence[Tensor]], step: float, settings: dict[str, Any], impl: ops.Impl) -> None:
+    """Four lists: without averages."""
+    given: Any = [*lists, []][:5]
+    adam_(*given, torch.tensor(float(step)), **settings, impl=impl)
+
+
+def check_adam(memories: list[Memory], step: float = 3, **given: Any) -> None:
+    settings = ADAM | given
+    before = [[wide_copy(tensor) for tensor in memory.tensors] for memory in memories]
+    expected, unbounded = ([[tensor.clone() for tensor in tensors] for tensors in before] for _ in range(2))
+    numbers = {name: x.item() if isinstance(x, Tensor) else x for name, x in settings.items()}
+    # Torch's own step, which the twin takes for a number, is told β2: 1 - rest2, rounded.
+    numbers["rest2"] = torch.tensor(numbers["rest2"], dtype=torch.float64)
+    adam(expected, step, numbers, "torch")
+    for lists in unbounded[1], unbounded[2]:  # how far a step goes where nothing cancels
+        for tensor in lists:
+            tensor.abs_()
+    adam(unbounded, step, numbers | {"c": INF}, "torch")
+    adam(tensors(memories), step, settings, "cuda")
+    for i, param in enumerate(memories[0].tensors):
+        old = [each[i].abs() for each in before]
+        moved = torch.maximum((unbounded[0][i] - before[0][i]).abs(), old[0])
+        close("step of Adam", param, expected[0][i], moved)
+        same(memories[1].tensors[i].double(), before[1][i])
+        close("mean", memories[2].tensors[i], expected[2][i], torch.maximum(old[2], old[1]))
+        close("mean of squares", memories[3].tensors[i], expected[3][i], expected[3][i])
+        if memories[4:]:
+            close("average", memories[4].tensors[i], expected[4][i], torch.maximum(old[4], moved))
+    for memory in memories:
+        memory.check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ADAM_LISTS)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_adam(emulator: ctypes.CDLL, name: str, dtype: torch.dtype, shift: int) -> None:
+    """With averages and without, in one launch."""
+    shapes = ADAM_LISTS[name]
+    wanted = -(-sum(math.prod(shape) > 0 for shape in shapes) // TABLE_OF_FIVE)
+    for lists in (5, 4):
+        memories = adam_lists(shapes, dtype, shift)[:lists]
+        before = emulator.emulator_launches()
+        check_adam(memories)
+        assert emulator.emulator_launches() - before == wanted
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("step", [1, 2, 70, 10**6])
+@pytest.mark.parametrize(("rest1", "rest2"), [(1.0, 0.1), (0.5, 0.001), (0.1, 1e-5)])
+def test_adam_corrects_its_means_at_any_step(dtype: torch.dtype, step: int, rest1: float, rest2: float) -> None:
+    """As accurately with a β2 next to 1 as with another: of 1 - β2^step no digit is lost."""
+    for lists in (4, 5):
+        memories = adam_lists([(33,), (2049,)], dtype)[:lists]
+        check_adam(memories, step, rest1=rest1, rest2=rest2, eps=1e-8, c=INF, lr=1.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("share", [0.0, 1e-3, 0.5, 0.9, 1.0])
+def test_adam_reads_settings_on_the_device(dtype: torch.dtype, share: float) -> None:
+    for name, value in (("lr", 0.125), ("lr", 0.0), ("rest2", 0.01), ("rest2", 1.0), ("eps", 0.0), ("c", 0.0)):
+        on_device = value if name in ("eps", "c") else torch.tensor(value)
+        settings: list[Any] = [{name: on_device, "share": torch.tensor([share])}, {name: value, "share": share}]
+        for given in settings:
+            check_adam(adam_lists([(33,), (2049,)], dtype), **given)
+
+
+def test_an_average_that_takes_all_is_the_weights() -> None:
+    memories = adam_lists([(70,)], torch.float32)
+    adam(tensors(memories), 1, ADAM | {"share": 1.0}, "cuda")
+    same(memories[4].tensors[0], memories[0].tensors[0])
+    assert memories[0].tensors[0].abs().max() == torch.tensor(0.4)
+
+
+@pytest.mark.parametrize("odd", range(5))
+def test_adam_with_one_of_the_lists_misaligned(odd: int) -> None:
+    shapes = [(70,), (4097,)]
+    check_adam([adam_lists(shapes, torch.float32, int(i == odd))[i] for i in range(5)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("place", range(5), ids=MOMENTS)
+def test_adam_keeps_nan_where_it_was(dtype: torch.dtype, place: int) -> None:
+    """Infinities make NaN in the kernel and in the twin, and only there."""
+    for size, shift in ((39, 0), (2200, 1)):
+        memories = adam_lists([(size,)], dtype, shift)
+        target = memories[place].tensors[0]
+        target.copy_(special(dtype, size))
+        if place == 3:
+            target.abs_()
+        # What is finite and has an infinite square, in float32 alone or in both, is another test's.
+        large = target.isfinite() & (target.double().abs() > 1e6)
+        target[large] = 1.0
+        expected = [[wide_copy(memory.tensors[0])] for memory in memories]
+        adam(expected, 3, ADAM, "torch")
+        adam(tensors(memories), 3, ADAM, "cuda")
+        for memory, (wanted,) in zip(memories, expected, strict=True):
+            torch.testing.assert_close(memory.tensors[0], wanted.to(dtype), equal_nan=True)
+            memory.check()
+        assert memories[4].tensors[0].isnan().any() and memories[4].tensors[0].isfinite().any()
+
+
+@pytest.mark.skipif(build.flavour() != "plain", reason="of the step, not of the kernel")
+def test_the_steps_of_a_run_take_the_kernel(emulator: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where steps can be recorded: one launch for each, and the weights, moments and averages of the twin."""
+    for module in ("state", "graph"):
+        monkeypatch.setattr(f"wgan_cli.{module}.RECORDERS", ("cpu",))
+    given = {"variant": "clip", "arch": "dcgan", "critic_norm": "none", "optimizer": "adam", "lr_decay": "linear"}
+    small = {"ema": 0.9, "width": 8, "batch": 4, "latent": 3, "steps": 20, "lr": 1e-3}
+    config, _ = resolve({**given, **small}, {"size": 16, "channels": 1})
+    ends, rng = [], torch.Generator().manual_seed(3)
+    batches = [Batch(torch.rand(4, *config.shape, generator=rng) * 2 - 1, None) for _ in range(3)]
+    for fused in ("0", "1"):
+        monkeypatch.setenv("WGAN_FUSED", fused)
+        state, before = new_state(config, torch.device("cpu")), emulator.emulator_launches()
+        steps = graph.steps(state, Console(quiet=True), False, critic_step, generator_step)
+        for batch in batches:
+            for step in steps:
+                step(state, batch)
+        assert emulator.emulator_launches() - before == 6 * int(fused)
+        assert state.ema is not None
+        moments = [x.state_dict()["state"] for x in (state.optimizer_critic, state.optimizer_generator)]
+        networks = [x.state_dict() for x in (state.critic, state.generator, state.ema)]
+        ends.append(tree_leaves((moments, networks)))
+    for ours, theirs in zip(*ends, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 # ---- gradient_penalty
@@ -449,6 +605,7 @@ def test_gradcheck() -> None:
 def test_results_do_not_depend_on_the_order_of_threads_and_blocks(emulator: ctypes.CDLL) -> None:
     grads = rows_of(3, 5000, torch.float32).tensors[0]
     lists = rmsprop_lists([(70,), (4097,), (0,), (9,)], torch.float32, 0)
+    moments = adam_lists([(70,), (4097,), (0,), (9,)], torch.float32)
     outcomes = []
     for seed, resident in [*SEEDS, *((seed, 3) for seed in range(3, 12))]:
         emulator.emulator_configure(seed, resident)
@@ -458,6 +615,9 @@ def test_results_do_not_depend_on_the_order_of_threads_and_blocks(emulator: ctyp
         outcome += copies[0] + copies[2]
         ops.clamp_(copies[1], 0.2, impl="cuda")
         outcome += copies[1]
+        copies = [[tensor.clone() for tensor in memory.tensors] for memory in moments]
+        adam(copies, 3, ADAM, "cuda")
+        outcome += [tensor for tensors in copies for tensor in tensors]
         outcomes.append(outcome)
     for outcome in outcomes[1:]:
         for found, first in zip(outcome, outcomes[0], strict=True):
@@ -479,6 +639,7 @@ def test_the_binding_names_argument_index_and_rule() -> None:
     library = getattr(torch.ops, build.NAMESPACE)
     ticket = torch.zeros(1, dtype=torch.int32)
     ones = [torch.ones(3), torch.ones(2, 2)]
+    rates: list[Any] = [torch.ones(1), 0.1, 0.1, 0.1, 0.1, 1.0, 0.1]
     refused: list[tuple[Callable[[], Any], str]] = [
         (lambda: library.clamp_([ones[0], torch.ones(3, dtype=torch.int64)], 1.0), r"clamp_: params\[1\].*float32"),
         (lambda: library.clamp_([torch.ones(3), torch.ones(3).double()], 1.0), r"clamp_: params\[1\].*same dtype"),
@@ -493,6 +654,12 @@ def test_the_binding_names_argument_index_and_rule() -> None:
             lambda: library.rmsprop_clamp_(ones, ones, ones, 0.1, 0.9, 0.1, 1.0, torch.ones(2)),
             r"rmsprop_clamp_: lr_tensor must have 1 elements, got 2",
         ),
+        (lambda: library.adam_(ones, ones, ones, ones, ones[:1], *rates), r"adam_: averages must .*1 and 2"),
+        (lambda: library.adam_(ones, ones, ones[::-1], ones, [], *rates), r"adam_: exp_avgs\[0\].*same shape"),
+        (lambda: library.adam_(ones, ones, ones, ones, ones[::-1], *rates), r"adam_: averages\[0\].*same shape"),
+        (lambda: library.adam_(*[ones] * 5, torch.ones(2), *rates[1:]), r"adam_: step must have 1 elements, got 2"),
+        (lambda: library.adam_(*[ones] * 5, rates[0].double(), *rates[1:]), r"adam_: step must be float32"),
+        (lambda: library.adam_(*[ones] * 5, *rates[:-1], NAN), r"adam_: share must be a number >= 0, got nan"),
         (lambda: library.gradient_penalty(torch.ones(3), ticket, 1.0, 1.0, False), r"gradient_penalty: grads.*batch"),
         (lambda: library.gradient_penalty(ones[1], torch.zeros(1), 1.0, 1.0, False), r"ticket must be one int32"),
     ]
@@ -505,6 +672,8 @@ def test_autograd_sees_what_a_kernel_wrote() -> None:
     for write in (
         lambda params: ops.clamp_(params, 0.5, impl="cuda"),
         lambda params: ops.rmsprop_clamp_(params, [torch.ones(3)], [torch.ones(3)], 0.1, 0.9, 0.1, 1.0, impl="cuda"),
+        lambda params: adam([params, *([torch.ones(3)] for _ in range(4))], 1, ADAM, "cuda"),
+        lambda averages: adam([*([torch.ones(3)] for _ in range(4)), averages], 1, ADAM, "cuda"),
     ):
         param = torch.full((3,), 2.0, requires_grad=True)
         result = (param * param).sum()
@@ -523,6 +692,10 @@ def test_opcheck() -> None:
     torch.library.opcheck(library.clamp_.default, (ones, 0.5))
     lists = [[one.clone() for one in ones] for _ in range(3)]
     torch.library.opcheck(library.rmsprop_clamp_.default, (*lists, 0.1, 0.9, 0.1, 1.0))
+    lists = [[one.clone() for one in ones] for _ in range(5)]
+    for averages in (lists[4], []):
+        numbers = (torch.ones(1), 0.1, 0.1, 0.1, 0.1, 1.0, 0.1, torch.ones(1))
+        torch.library.opcheck(library.adam_.default, (*lists[:4], averages, *numbers))
     torch.library.opcheck(library.gradient_penalty.default, (grads.clone().requires_grad_(), ticket, 10.0, 1.0, False))
     torch.library.opcheck(
         library.gradient_penalty_backward.default, (grads, grads.norm(dim=1), torch.ones(()), None, 10.0, 1.0, False)

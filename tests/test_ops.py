@@ -19,6 +19,7 @@ from torch import Tensor
 from wgan_cli import UsageError, WganError, ops
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+adam_: Any = ops.adam_  # for lists that are unpacked
 NAN, INF = math.nan, math.inf
 
 
@@ -110,6 +111,78 @@ def test_lists_of_different_lengths_are_refused() -> None:
         ops.rmsprop_clamp_(one, [], one, 0.1, 0.9, 1e-8, 1.0)
 
 
+# ---- adam_
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tensors", [False, True])
+def test_a_step_of_adam_by_hand(dtype: torch.dtype, tensors: bool) -> None:
+    """The second step: m = 2/2 + 4/2 = 3 and v = 3/4 · 4 + 4²/4 = 7, over 1 - 1/4 and 1 - 9/16: 4 and 16.
+
+    4 / (√16 + 4) is 1/2, so that 1 becomes 1/2, and -3/2 becomes -2, which ends at the bound -1. A quarter of the way,
+    the averages go from 3/2 to 5/4 and from 3 to 2.
+    """
+    param, grad = torch.tensor([1.0, -1.5]).to(dtype), torch.tensor([4.0, 4.0]).to(dtype)
+    mean, square, average = (torch.tensor(x).to(dtype) for x in ([2.0, 2.0], [4.0, 4.0], [1.5, 3.0]))
+    dial: Any = torch.tensor if tensors else float
+    step = torch.tensor(2.0)
+    lists: Any = [[x] for x in (param, grad, mean, square, average)]
+    adam_(*lists, step, dial(1.0), 0.5, dial(0.25), 4.0, 1.0, dial(0.25))
+    assert (mean.tolist(), square.tolist(), grad.tolist(), step.item()) == ([3.0, 3.0], [7.0, 7.0], [4.0, 4.0], 2.0)
+    assert param.tolist() == pytest.approx([0.5, -1.0], rel=1e-6)
+    assert average.tolist() == pytest.approx([1.25, 2.0], rel=1e-6)
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.9)])
+def test_adam_agrees_with_torch_in_float64(betas: tuple[float, float], tensors: bool) -> None:
+    """With the clamp and the average after torch's step, over five steps."""
+    torch.manual_seed(0)
+    shapes = [(3,), (4, 5), (0,), (), (2, 3, 4, 4)]
+    theirs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    ours = [param.detach().clone() for param in theirs]
+    means, squares = ([torch.zeros_like(param) for param in ours] for _ in range(2))
+    averages, wanted = ([param.clone() for param in ours] for _ in range(2))
+    dial: Any = (lambda x: torch.tensor(x, dtype=torch.float64)) if tensors else float
+    optimizer = torch.optim.Adam(theirs, 0.01, betas, eps=1e-6, foreach=True)
+    for step in range(1, 6):
+        for param in theirs:
+            param.grad = torch.randn_like(param)
+        grads = [p.grad for p in theirs if p.grad is not None]
+        optimizer.step()
+        settings = (dial(0.01), 1 - betas[0], dial(1 - betas[1]), 1e-6, 0.5, dial(0.1))
+        ops.adam_(ours, grads, means, squares, averages, torch.tensor(float(step)), *settings)
+        with torch.no_grad():
+            for param, mine, average, mean in zip(theirs, ours, wanted, averages, strict=True):
+                torch.testing.assert_close(param.clamp_(-0.5, 0.5), mine, rtol=1e-11, atol=1e-13)
+                torch.testing.assert_close(average.lerp_(param, 0.1), mean, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("odd", [NAN, INF])
+@pytest.mark.parametrize("tensors", [False, True])
+def test_adam_keeps_nan_and_makes_it_of_an_infinite_gradient(odd: float, tensors: bool) -> None:
+    param, grad, average = torch.ones(2), torch.tensor([odd, 1.0]), torch.ones(2)
+    rest2 = torch.tensor(0.1) if tensors else 0.1
+    lists: Any = [[param], [grad], [torch.zeros(2)], [torch.zeros(2)], [average]]
+    adam_(*lists, torch.tensor(1.0), 0.1, 0.5, rest2, 1e-8, 0.5, 0.5)
+    assert param.isnan().tolist() == average.isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("name", ["lr", "rest1", "rest2", "eps", "c", "share"])
+def test_numbers_of_adam_that_make_no_sense_are_refused_by_name(name: str) -> None:
+    numbers: dict[str, Any] = {"lr": 0.1, "rest1": 0.9, "rest2": 0.1, "eps": 1e-8, "c": 1.0, "share": 0.1} | {name: NAN}
+    with pytest.raises(ValueError, match=f"adam_: {name} must be a number >= 0, got nan"):
+        one: Any = [[torch.ones(1)]]
+        adam_(*one * 5, torch.ones(1), **numbers)
+
+
+def test_lists_of_adam_of_different_lengths_are_refused() -> None:
+    one = [torch.ones(1)]
+    with pytest.raises(ValueError, match=r"one length, averages may be empty, got \[1, 1, 1, 1, 2\]"):
+        ops.adam_(one, one, one, one, one * 2, torch.ones(1), 0.1, 0.1, 0.1, 1e-8)
+    ops.adam_([], [], [], [], [], torch.ones(1), 0.1, 0.1, 0.1, 1e-8)
+
+
 # ---- gradient_penalty (its value and its gradient through a critic: test_penalty.py)
 
 
@@ -170,6 +243,11 @@ def _step(params: list[Tensor]) -> None:
     ops.rmsprop_clamp_(params, [torch.ones(3)] * 2, [torch.zeros(3), torch.zeros(3)], 0.1, 0.99, 1e-8, 0.5)
 
 
+def _adam(params: list[Tensor]) -> None:
+    lists: Any = [params] + [[torch.ones(3)] * 2 for _ in range(4)]
+    adam_(*lists, torch.ones(1), 0.1, 0.1, 0.1, 1e-8, 0.5)
+
+
 class Unseen:
     """Stands for kernels: writes behind autograd's back, as those do."""
 
@@ -182,8 +260,12 @@ class Unseen:
     def rmsprop_clamp_(params: list[Tensor], *rest: Any) -> None:
         Unseen.clamp_(params, rest[5])
 
+    @staticmethod
+    def adam_(params: list[Tensor], *rest: Any) -> None:
+        Unseen.clamp_(params, rest[9])
 
-@pytest.mark.parametrize("write", [_clamp, _step])
+
+@pytest.mark.parametrize("write", [_clamp, _step, _adam])
 @pytest.mark.parametrize("kernel", [False, True])
 def test_a_saved_parameter_that_was_written_makes_backward_raise(
     write: Callable[[list[Tensor]], None], kernel: bool, monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,7 @@ STORAGE = {"f": "float32", "d": "float64", "13__nv_bfloat16": "bfloat16", "6__ha
 
 # 16-byte loads and stores that a thread has under way at once. The forward pass of the penalty writes sums only.
 WIDE = {"clamp": (4, 4), "rmsprop": (6, 4), "penalty_forward": (2, 0), "penalty_backward": (2, 2)}
+WIDE |= {"adam": (4, 3), "adam_average": (5, 4)}
 WIDE_16_BIT = WIDE | {"rmsprop": (3, 2)}
 REGISTERS = 64  # of 65,536 for four blocks of 256 threads on a multiprocessor
 
@@ -75,7 +76,9 @@ def _cubin(folder: Path, stem: str, arch: str) -> tuple[Path, str]:
 
 def _kernel(mangled: str) -> tuple[str, str]:
     """The kernel and its storage type, of a symbol such as _ZN4wgan..12clamp_kernelIfEEv..: ("clamp", "float32")."""
-    match = re.search(r"\d(clamp|rmsprop|penalty_\w+?)_kernelI(f|d|13__nv_bfloat16|6__half)E", mangled)
+    match = re.search(
+        r"\d(clamp|rmsprop|adam|adam_average|penalty_\w+?)_kernelI(f|d|13__nv_bfloat16|6__half)E", mangled
+    )
     assert match, mangled
     return match[1], STORAGE[match[2]]
 

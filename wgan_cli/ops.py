@@ -1,4 +1,4 @@
-"""The arithmetic that the project exists for: weight clipping, RMSProp with it, and the gradient penalty.
+"""The arithmetic that the project exists for: weight clipping, RMSProp and Adam with it, the gradient penalty.
 
 Every op stands here twice with one signature: the public function, which takes the CUDA kernel of csrc/ where it
 can, and under it its twin in plain torch, which is the definition of what the kernel computes. `impl` chooses:
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from torch import Tensor
 from . import UsageError, WganError
 
 Impl = Literal["auto", "torch", "cuda"]
+Dial = float | Tensor  # a float32 tensor of one element on the device can be changed after a graph was captured
 
 
 # ---- clamp_
@@ -59,7 +61,7 @@ def rmsprop_clamp_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     square_avgs: Sequence[Tensor],
-    lr: float | Tensor,  # a float32 tensor of one element on the device can be changed after a graph was captured
+    lr: Dial,
     alpha: float,
     eps: float,
     c: float,
@@ -69,9 +71,7 @@ def rmsprop_clamp_(
 
     Arjovsky et al. 2017, algorithm 1, lines 6 and 7.
     """
-    _check_not_negative("rmsprop_clamp_", alpha=alpha, eps=eps, c=c)
-    if not isinstance(lr, Tensor):
-        _check_not_negative("rmsprop_clamp_", lr=lr)
+    _check_not_negative("rmsprop_clamp_", lr=lr, alpha=alpha, eps=eps, c=c)
     params, grads, square_avgs = list(params), list(grads), list(square_avgs)
     if not len(params) == len(grads) == len(square_avgs):
         raise ValueError(
@@ -83,7 +83,7 @@ def rmsprop_clamp_(
     library = _library(params[0], impl)
     if library is None:
         return _rmsprop_clamp_(params, grads, square_avgs, lr, alpha, eps, c)
-    number, tensor = (0.0, lr) if isinstance(lr, Tensor) else (lr, None)
+    number, tensor = _number_or_tensor(lr)
     library.rmsprop_clamp_(params, grads, square_avgs, number, alpha, eps, c, tensor)
     torch.autograd.graph.increment_version(params + square_avgs)
 
@@ -92,7 +92,7 @@ def _rmsprop_clamp_(
     params: list[Tensor],
     grads: list[Tensor],
     square_avgs: list[Tensor],
-    lr: float | Tensor,
+    lr: Dial,
     alpha: float,
     eps: float,
     c: float,
@@ -107,6 +107,68 @@ def _rmsprop_clamp_(
     else:
         torch._foreach_addcdiv_(params, grads, roots, value=-lr)
     _clamp_(params, c)
+
+
+# ---- adam_
+
+
+@torch.no_grad()
+def adam_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    averages: Sequence[Tensor],  # one for each of params, or none
+    step: Tensor,  # a float32 tensor of one element on the device: the number of this step, from 1
+    lr: Dial,
+    rest1: float,  # 1 - β1
+    rest2: Dial,  # 1 - β2
+    eps: float,
+    c: float = math.inf,
+    share: Dial = 0.0,
+    impl: Impl = "auto",
+) -> None:
+    """The step of torch.optim.Adam, then clamp_, then averages ← (1 - share) · averages + share · params, in place.
+
+    Kingma and Ba 2015, algorithm 1. grads are left as they are.
+    """
+    _check_not_negative("adam_", lr=lr, rest1=rest1, rest2=rest2, eps=eps, c=c, share=share)
+    lists = [[*tensors] for tensors in (params, grads, exp_avgs, exp_avg_sqs, averages)]
+    lengths = [*map(len, lists)]
+    if len({*lengths[:4], lengths[4] or lengths[0]}) > 1:
+        raise ValueError(f"adam_: all lists must be of one length, averages may be empty, got {lengths}")
+    if not lists[0]:
+        return
+    library = _library(lists[0][0], impl)
+    if library is None:
+        return _adam_(lists, step, lr, rest1, rest2, eps, c, share)
+    (a, on_a), (b, on_b), (s, on_s) = map(_number_or_tensor, (lr, rest2, share))
+    library.adam_(*lists, step, a, rest1, b, eps, c, s, on_a, on_b, on_s)
+    torch.autograd.graph.increment_version(lists[0] + lists[2] + lists[3] + lists[4])
+
+
+def _adam_(
+    lists: list[list[Tensor]], step: Tensor, lr: Dial, rest1: float, rest2: Dial, eps: float, c: float, share: Dial
+) -> None:
+    params, grads, exp_avgs, exp_avg_sqs, averages = lists
+    if isinstance(rest2, Tensor):  # whose value torch's own step would read
+        step = step.to(rest2.dtype)
+        torch._foreach_lerp_(exp_avgs, grads, rest1)
+        torch._foreach_mul_(exp_avg_sqs, 1 - rest2)
+        torch._foreach_addcmul_(exp_avg_sqs, torch._foreach_mul(grads, rest2), grads)
+        roots = torch._foreach_sqrt(exp_avg_sqs)
+        torch._foreach_div_(roots, (-torch.expm1(step * torch.log1p(-rest2))).sqrt())
+        torch._foreach_add_(roots, eps)
+        torch._foreach_mul_(roots, ((1 - rest1) ** step - 1) / lr)
+        torch._foreach_addcdiv_(params, exp_avgs, roots)
+    else:
+        settings: dict[str, Any] = {"lr": lr, "beta1": 1 - rest1, "beta2": 1 - rest2, "eps": eps}
+        settings |= {"weight_decay": 0.0, "amsgrad": False, "maximize": False}
+        torch._fused_adam_(params, grads, exp_avgs, exp_avg_sqs, [], [step] * len(params), **settings)
+    if c < math.inf:
+        _clamp_(params, c)
+    for average, param in zip(averages, params, strict=False):
+        average.lerp_(param, share.to(param.dtype) if isinstance(share, Tensor) else share)
 
 
 # ---- gradient_penalty
@@ -192,13 +254,8 @@ def _completed(namespace: str) -> Any:
     """The namespace with what the stable ABI has no C++ for: fake kernels and the gradient."""
     library = getattr(torch.ops, namespace)
 
-    @torch.library.register_fake(f"{namespace}::clamp_")
-    def clamp_fake(params: list[Tensor], c: float) -> None:
-        return None
-
-    @torch.library.register_fake(f"{namespace}::rmsprop_clamp_")
-    def rmsprop_fake(*args: Any, **kwargs: Any) -> None:
-        return None
+    for in_place in ("clamp_", "rmsprop_clamp_", "adam_"):
+        torch.library.register_fake(f"{namespace}::{in_place}", lambda *args, **kwargs: None)
 
     @torch.library.register_fake(f"{namespace}::gradient_penalty")
     def penalty_fake(
@@ -276,7 +333,11 @@ def _library(tensor: Tensor, impl: Impl) -> Any | None:
     return library
 
 
-def _check_not_negative(op: str, **numbers: float) -> None:
+def _check_not_negative(op: str, **numbers: Dial) -> None:
     for name, number in numbers.items():
-        if number is None or not number >= 0:  # not >=: NaN
+        if not isinstance(number, Tensor) and (number is None or not number >= 0):  # not >=: NaN
             raise ValueError(f"{op}: {name} must be a number >= 0, got {number}")
+
+
+def _number_or_tensor(setting: Dial) -> tuple[float, Tensor | None]:
+    return (0.0, setting) if isinstance(setting, Tensor) else (setting, None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
@@ -89,11 +90,13 @@ def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
     found = _backward(state, len(fake), figures)
     if seen is not fake:  # the gradient of all parts, through the generator at once: its batch norm sees the batch
         fake.backward(seen.grad)
-    found = _update(state.optimizer_generator, found, now)
+    # A fused step takes the average of the weights along; batch statistics are then left.
+    folded = [*state.ema.parameters()] if state.ema is not None and _is_fused(state.optimizer_generator) else []
+    found = _update(state.optimizer_generator, found, now, averages=folded)
     state.critic.requires_grad_(True)
     state.step += 1
     if state.ema is not None:
-        _average(state.ema, state.generator, now.ema)
+        _average(state.ema, state.generator, now.ema, statistics_only=bool(folded))
     return found
 
 
@@ -141,26 +144,44 @@ def _backward(state: State, rows: int, figures: Callable[[Part], dict[str, Tenso
     return whole
 
 
+def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether ops.adam_ is its step: where steps can be recorded, of which torch's own would read β2 on the host."""
+    return isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["capturable"]
+
+
 def _update(
-    optimizer: torch.optim.Optimizer, figures: dict[str, Tensor], now: Now, clip: float | None = None
+    optimizer: torch.optim.Optimizer,
+    figures: dict[str, Tensor],
+    now: Now,
+    clip: float | None = None,
+    averages: Sequence[Tensor] = (),
 ) -> dict[str, Tensor]:
     """One step of the optimizer, then every parameter into [-clip, clip] (Arjovsky et al. 2017, algorithm 1); the
-    figures. Gradients and figures are added up over the processes first."""
+    figures. Gradients and figures are added up over the processes first.
+
+    averages: of the parameters, which a fused step takes along.
+    """
     (group,) = optimizer.param_groups
     params = group["params"]
     add_up([*(p.grad for p in params if p.grad is not None), *figures.values()])
     group["lr"] = optimizer.defaults["lr"] * now.lr
-    if "betas" in group and not isinstance(now.beta2, Tensor) and now.beta2 != 1:
+    if _is_fused(optimizer):
+        grads, (beta1, beta2) = [p.grad for p in params], group["betas"]
+        names = ("step", "exp_avg", "exp_avg_sq")
+        steps, means, squares = ([optimizer.state[p][name] for p in params] for name in names)
+        torch._foreach_add_(steps, 1)
+        settings = (group["lr"], 1 - beta1, (1 - beta2) * now.beta2, group["eps"], math.inf if clip is None else clip)
+        ops.adam_(params, grads, means, squares, averages, steps[0], *settings, now.ema)
+        return figures
+    if "betas" in group and now.beta2 != 1:
         beta1, beta2 = optimizer.defaults["betas"]
         group["betas"] = (beta1, 1 - (1 - beta2) * now.beta2)
     if clip is not None and isinstance(optimizer, torch.optim.RMSprop):  # the paper's own, in one pass over memory
-        averages = [optimizer.state[p]["square_avg"] for p in params]
+        squares = [optimizer.state[p]["square_avg"] for p in params]
         torch._foreach_add_([optimizer.state[p]["step"] for p in params], 1)
-        ops.rmsprop_clamp_(params, [p.grad for p in params], averages, group["lr"], group["alpha"], group["eps"], clip)
+        ops.rmsprop_clamp_(params, [p.grad for p in params], squares, group["lr"], group["alpha"], group["eps"], clip)
         return figures
-    if "betas" in group and isinstance(now.beta2, Tensor):
-        _adam(optimizer, now.beta2)
-    elif isinstance(optimizer, torch.optim.SGD) and isinstance(now.lr, Tensor):  # torch's own would read its value
+    if isinstance(optimizer, torch.optim.SGD) and isinstance(now.lr, Tensor):  # torch's own would read its value
         with torch.no_grad():
             torch._foreach_sub_(params, torch._foreach_mul([p.grad for p in params], group["lr"]))
     else:
@@ -171,29 +192,10 @@ def _update(
 
 
 @torch.no_grad()
-def _adam(optimizer: torch.optim.Optimizer, factor: Tensor) -> None:
-    """The step of torch.optim.Adam with 1 - β2 times a tensor [], of which torch's own would read the value."""
-    (group,) = optimizer.param_groups
-    params = [p for p in group["params"] if p.grad is not None]
-    grads = [p.grad for p in params]
-    steps, means, squares = ([optimizer.state[p][name] for p in params] for name in ("step", "exp_avg", "exp_avg_sq"))
-    (beta1, beta2), lr = group["betas"], group["lr"]
-    share = (1 - beta2) * factor
-    torch._foreach_add_(steps, 1)
-    torch._foreach_lerp_(means, grads, 1 - beta1)
-    torch._foreach_mul_(squares, 1 - share)
-    torch._foreach_addcmul_(squares, torch._foreach_mul(grads, share), grads)
-    roots = torch._foreach_sqrt(squares)
-    torch._foreach_div_(roots, (1 - (1 - share) ** steps[0]).sqrt())
-    torch._foreach_add_(roots, group["eps"])
-    torch._foreach_mul_(roots, (beta1 ** steps[0] - 1) / lr)
-    torch._foreach_addcdiv_(params, means, roots)
-
-
-@torch.no_grad()
-def _average(average: nn.Module, network: nn.Module, share: float | Tensor) -> None:
+def _average(average: nn.Module, network: nn.Module, share: float | Tensor, statistics_only: bool = False) -> None:
     """average ← (1 - share) · average + share · network, batch statistics included; counters are copied."""
-    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+    means, values = (dict(x.named_buffers()) if statistics_only else x.state_dict() for x in (average, network))
+    for mean, value in zip(means.values(), values.values(), strict=True):
         if mean.is_floating_point():
             mean.lerp_(value, share)
         else:
