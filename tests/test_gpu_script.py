@@ -70,6 +70,23 @@ def build(row, **_):
     assert (found["build"]["state"], found["build"]["rows"]) == ("done", [{"there": 2}])
 
 
+@pytest.mark.parametrize("state, tried", [("cut", True), ("failed", False), ("done", False)])
+def test_an_environment_that_was_cut_says_nothing_of_the_gpu(
+    state: str, tried: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first import of torch may take long where the disk is slow: the minutes with the GPU are not thrown away."""
+    asked = []
+
+    def run(name: str, *_: Any) -> dict[str, Any]:
+        asked.append(name)
+        return {"stage": name, "state": state if name == "environment" else "done", "why": "", "seconds": 1, "rows": []}
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path)])
+    gpu.main()
+    assert asked == ([*gpu.STAGES] if tried else ["environment"])
+
+
 def test_rows_with_the_same_columns_stand_below_each_other() -> None:
     rows = [{"a": 1.23456, "b": "long one"}, {"a": 10, "b": ""}, {"said": "as it is"}]
     text = gpu.shown({"stage": "ops", "state": "failed", "why": "odd", "seconds": 1.5, "rows": rows})
