@@ -88,7 +88,7 @@ def kernels(row: Row, **_: Any) -> None:
     """All tests marked gpu, worst first, each told as it ends."""
     first = [f"{ROOT}/tests/test_gpu.py::{name}" for name in WORST]
     options = ["-v", "-m", "gpu", "-p", "no:cacheprovider", "-W", "default", "--durations=5", "--tb=short"]
-    files = [f"{ROOT}/tests/{name}.py" for name in ("test_gpu", "test_device")]
+    files = [f"{ROOT}/tests/{name}.py" for name in ("test_gpu", "test_graph", "test_device")]
     command = [sys.executable, "-m", "pytest", *options, *first, *files]
     counts: dict[str, int] = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
