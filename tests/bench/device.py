@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from bench.step import Plain
-from wgan_cli import WganError, curve
+from wgan_cli import WganError, curve, graph
 from wgan_cli import train as training
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
@@ -183,8 +183,8 @@ def _speeds(figures: dict[str, Any], config: TrainConfig, device: str, with_plai
     batch, where, state = _batch(config, device), torch.device(device), new_state(config, torch.device(device))
     with arithmetic(where, config.precision):
         figures["eager"] = _rate(lambda: critic_step(state, batch), device)
-        graph = captured(state, batch)
-        figures["as a graph"] = graph if isinstance(graph, str) else _rate(graph, device)
+        play = captured(state, batch)
+        figures["as a graph"] = play if isinstance(play, str) else _rate(play, device)
     if not with_plain:
         return
     with arithmetic(where, config.precision, exact=False):
@@ -196,16 +196,12 @@ def _speeds(figures: dict[str, Any], config: TrainConfig, device: str, with_plai
 
 
 def captured(state: State, batch: Batch) -> Callable[[], Any] | str:
-    """The critic's step recorded as a CUDA graph, as a call; or why there is none. The one place that knows how."""
+    """The critic's step recorded as a CUDA graph, as a call; or why there is none."""
     if state.device.type != "cuda":
         return "no GPU"
-    try:
-        from wgan_cli.graph import steps as recorded  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return "no wgan_cli.graph"
     said = io.StringIO()
-    (play,) = recorded(state, Console(said), True, critic_step)
-    for _ in range(5):  # it warms up, then records
+    (play,) = graph.steps(state, Console(said), True, critic_step)
+    for _ in range(graph.WARM_UP + 2):  # then it records, and plays
         play(state, batch)
     return said.getvalue().strip() or (lambda: play(state, batch))
 
