@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from bisect import bisect_left
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -74,13 +75,14 @@ def run(place: Path, words: list[str], seed: int, asked: argparse.Namespace) -> 
     around = time.monotonic() - began - records[-1]["seconds"]  # imports, mostly
     seconds = {record["step"]: around + record["seconds"] for record in records}
     checkpoints = [c for c in sorted(out.glob("ckpt-*.pt")) if step(c) in seconds]
-    first = bisect_left(checkpoints, True, key=lambda c: goal(distances(c, asked)) <= asked.goal)  # if they fall
+    found_of = cache(partial(distances, asked=asked))
+    first = bisect_left(checkpoints, True, key=lambda c: goal(found_of(c)) <= asked.goal)  # if they fall
     found: dict[str, Any] = {}
     for mark in marks:
         checkpoint = [c for c in checkpoints if seconds[step(c)] <= mark][-1]
         picture = "-".join([*(word.strip("-") for word in words), str(seed), f"{mark}.png"])
         wgan("sample", checkpoint, "-n", 32, "--nrow", 16, "-o", asked.out / picture)
-        found[str(mark)] = {"steps": step(checkpoint), **distances(checkpoint, asked)}
+        found[str(mark)] = {"steps": step(checkpoint), **found_of(checkpoint)}
     reached = seconds[step(checkpoints[first])] if first < len(checkpoints) else None
     return {"seconds_to_goal": reached, "after": found}
 
