@@ -7,7 +7,7 @@ else may run at first, and what runs later does not matter. Rates are ten times 
 minute is far from the paper's length; width 24 (512 units of the mlp), batch 32, latent 16, one critic step, EMA 0.99.
 Each run is a process, and what is done is in OUT/results.jsonl: the same command goes on. The distance is the mean of
 the levels of `wgan evaluate`'s pyramid, `floor` that of other held-out images. Ends with a table, and OUT/samples.png:
-a row a pair, eight samples of its first seed.
+a row a variant, a column an architecture, eight samples of the first seed each; empty where the run diverged.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from wgan_cli import UsageError
 from wgan_cli.config import ARCHS, TrainConfig, resolve
@@ -37,7 +36,8 @@ from wgan_cli.device import keep_freed_memory
 from wgan_cli.train import expected_seconds
 from wgan_cli.variants import VARIANTS
 
-SHOWN = 8  # samples in a row of the picture
+SHOWN = 8  # samples of a pair in the picture
+MARGIN, HEAD, GAP = 44, 16, 6  # of the picture, in pixels
 
 
 def main() -> None:
@@ -123,7 +123,6 @@ def report(pairs: dict[str, TrainConfig], results: dict[str, Any], asked: argpar
     print(
         "| variant | arch | steps | distance, each seed | floor | coverage | verdict |\n|---|---|---|---|---|---|---|"
     )
-    rows = []
     for name in pairs:
         found = [results[f"{name} {seed}"] for seed in range(asked.seeds)]
         variant, arch = name.split()
@@ -133,12 +132,25 @@ def report(pairs: dict[str, TrainConfig], results: dict[str, Any], asked: argpar
         coverage = f"{median(f['coverage'] for f in ended):.2f}" if ended else "-"
         words = ", ".join(dict.fromkeys(f["verdict"] for f in found))
         print(f"| `{variant}` | `{arch}` | {found[0]['steps']} | {distances} | {floor} | {coverage} | {words} |")
-        row = asked.out / name.replace(" ", "-") / "0" / "row.png"
-        if row.exists():
-            with Image.open(row) as picture:
-                rows.append(np.asarray(picture.convert("RGB")))
-    if rows:
-        Image.fromarray(np.concatenate(rows)).save(asked.out / "samples.png")
+    draw(pairs, asked.out).save(asked.out / "samples.png")
+
+
+def draw(pairs: Iterable[str], out: Path) -> Image.Image:
+    rows, columns = (list(dict.fromkeys(name.split()[part] for name in pairs)) for part in (0, 1))
+    drawn = {name: row for name in pairs if (row := out / name.replace(" ", "-") / "0" / "row.png").exists()}
+    wide, high = map(max, zip(*(Image.open(row).size for row in drawn.values()), strict=True))
+    picture = Image.new("RGB", (MARGIN + len(columns) * (wide + GAP), HEAD + len(rows) * (high + GAP)), "white")
+    pen = ImageDraw.Draw(picture)
+    for number, arch in enumerate(columns):
+        pen.text((MARGIN + number * (wide + GAP), 2), arch, "black")
+    for number, variant in enumerate(rows):
+        pen.text((2, HEAD + number * (high + GAP) + high // 2 - 6), variant, "black")
+    for name, row in drawn.items():
+        variant, arch = name.split()
+        with Image.open(row) as samples:
+            at = (MARGIN + columns.index(arch) * (wide + GAP), HEAD + rows.index(variant) * (high + GAP))
+            picture.paste(samples.convert("RGB"), at)
+    return picture
 
 
 if __name__ == "__main__":
