@@ -196,7 +196,7 @@ def test_completion(typed: str, answers: list[str]) -> None:
 
 def test_train_s_help_has_headings_and_begins_with_what_matters() -> None:
     lines = call("train", "-h").out.decode().splitlines()
-    assert lines[2].startswith("  wgan train --data ./imgs --preset fast ") and "ten minutes" in lines[2]
+    assert lines[2].startswith("  wgan train --data ./imgs --time-limit 10m ") and "ten minutes" in lines[2]
     headings = [line[:-1] for line in lines if re.fullmatch(r"\w+:", line)]
     assert headings == ["Options", "Data", "Networks", "Loss", "Optimizer", "Run", "Output"]
     options = {heading: re.findall(r"^  (?:-\w, )?--([\w-]+)", part, re.M) for heading, part in zip(
@@ -249,6 +249,19 @@ def test_defaults_are_the_paper_s(variant: str, paper: dict[str, Any], images: P
     assert found["critic_norm"] == (norm, f"variant {variant}")
     for name in {"clip", "gp_weight", "betas"} - paper.keys():
         assert found[name] == (None, "not used")
+
+
+def test_a_cpu_takes_the_fast_preset_unless_a_system_is_named(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WGAN_TRAIN_PRESET")
+    assert settings("--data", images)["n_critic"] == (1, "preset fast")
+    assert settings("--data", images, "--variant", "gp")["n_critic"] == (5, "variant gp")
+    assert settings("--data", images, "--preset", "paper")["n_critic"] == (5, "variant gp")
+    done = call("train", "--data", images, *SETTINGS, "--lr", "1e-3", "-o", "run")
+    first = done.err.splitlines()[0]
+    assert first.startswith("preset fast: ") and " --n-critic 1 " in first and "--lr" not in first
+    flags = shlex.split(first.removeprefix("preset fast: "))
+    again = call("train", "--data", images, *SETTINGS, "--preset", "paper", "--lr", "1e-3", *flags, "-o", "run")
+    assert (again.code, again.out) == (0, b"run/ckpt.pt\n") and "nothing to do" in again.err  # the same settings
 
 
 def test_each_setting_comes_from_the_nearest_place(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wgan_cli import UsageError
-from wgan_cli.config import PRESETS, RANGES, TrainConfig, auto_size, differences, resolve
+from wgan_cli.config import PRESETS, RANGES, TrainConfig, auto_size, differences, preset_for, resolve
 from wgan_cli.networks.padding import padded_size
 from wgan_cli.variants import VARIANTS
 
@@ -37,15 +37,39 @@ def test_what_is_given_overrules_everything() -> None:
     assert {origins[name] for name in given} == {"given"}
 
 
-def test_a_preset_gives_way_to_what_is_given_only() -> None:
-    config, origins = resolve({"lr": 0.5}, FACTS, "fast", "bf16")
-    fast = PRESETS["fast"]
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_preset_gives_way_to_what_is_given_only(channels: int) -> None:
+    facts = {"size": 32, "channels": channels}
+    config, origins = resolve({"lr": 0.5}, facts, "fast", "bf16")
+    fast = PRESETS["fast"](facts)
     assert (config.lr, config.precision) == (0.5, "bf16")
     assert {name: getattr(config, name) for name in fast if name not in ("lr", "precision")} == {
         name: value for name, value in fast.items() if name not in ("lr", "precision")
     }
     assert {origins[name] for name in fast if name != "lr"} == {"preset fast"}
-    assert resolve({}, FACTS, "paper") == resolve({}, FACTS)
+    assert resolve({}, facts, "paper") == resolve({}, facts)
+
+
+def test_a_preset_goes_by_the_images_as_they_are_trained_on() -> None:
+    colour = resolve({}, {"size": 32, "channels": 3}, "fast")[0]
+    made_grey = resolve({"channels": 1}, {"size": 32, "channels": 3}, "fast")[0]
+    assert (colour.generator_norm, made_grey.generator_norm) == ("self", "batch")
+    assert made_grey == resolve({}, {"size": 32, "channels": 1}, "fast")[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "device", "preset"),
+    [
+        ({}, 32, "cpu", "fast"),
+        ({"lr": 1.0, "labels": "folders"}, 32, "cpu", "fast"),
+        ({}, 32, "cuda", "paper"),
+        ({"variant": "gp"}, 32, "cpu", "paper"),
+        ({"arch": "dcgan"}, 32, "cpu", "paper"),
+        ({}, 0, "cpu", "paper"),
+    ],
+)
+def test_a_cpu_is_fast_where_no_system_is_named(given: dict[str, Any], size: int, device: str, preset: str) -> None:
+    assert preset_for(given, {"size": size, "channels": 3}, device) == preset
 
 
 @pytest.mark.parametrize("given", [{"variant": "clip"}, {"arch": "mlp"}])

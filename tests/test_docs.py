@@ -335,7 +335,7 @@ def test_the_readme_is_a_screen_and_a_half_and_begins_with_samples_soon() -> Non
     text = README.read_text()
     assert len(text.splitlines()) <= 130
     first = next(words for words in commands_typed(text) if words[:2] == ["wgan", "train"])
-    assert "--preset" in first and "fast" in first
+    assert "--time-limit" in first
     assert {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")} <= set(re.findall(r"\]\(([^)#]+)", text))
 
 

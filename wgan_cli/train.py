@@ -43,6 +43,7 @@ def train(
     html: bool = False,  # keep report.html fresh too
     data_memory: float = 0.0,  # share of a GPU's free memory that the images may lie in
     graphs: bool = True,  # record the steps on a GPU
+    chosen: str = "",  # what a preset has set, to be told first
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
@@ -66,6 +67,8 @@ def train(
     run.prepare(config, fresh=not resumes)
     training, heldout = dataset.split(config.holdout, config.batch, config.seed)
     before = run.keep_records(state.step)
+    if chosen:
+        console.notice(chosen)
     console.notice(
         f"{config.variant} {config.arch} on {device}: {len(training)} samples of {'x'.join(map(str, config.shape))} "
         f"and {len(heldout) if heldout else 'none'} held out, "

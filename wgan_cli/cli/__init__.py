@@ -120,7 +120,7 @@ def _exit_codes() -> str:
 )
 def cli() -> None:
     """\b
-    wgan train --data ./imgs --preset fast -o run/    train; prints run/ckpt.pt when done
+    wgan train --data ./imgs -o run/                  train; prints run/ckpt.pt when done
     wgan sample run/ckpt.pt -n 64 -o grid.png         draw samples
     wgan critic-score run/ckpt.pt imgs/ | sort -g     rank images by the critic
     wgan evaluate run/ --data heldout/                distances between samples and data

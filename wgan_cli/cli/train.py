@@ -28,6 +28,8 @@ from ..config import (
     UPSAMPLES,
     Range,
     TrainConfig,
+    flag,
+    preset_for,
     resolve,
 )
 from ..console import Console, in_short, in_words, printable
@@ -53,9 +55,8 @@ def _variants_text() -> str:
 @option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    default="paper",
-    show_default=True,
-    help="Defaults of the variant's paper, or those that reach good samples soonest on a CPU (gp dcgan).",
+    help="Good samples soonest, or the settings of the variant's paper.  [default: fast on a CPU where neither "
+    "--variant nor --arch is given, else paper]",
 )
 @setting("variant", type=click.Choice(list(VARIANTS)), help="The system to train.")
 @setting("arch", type=click.Choice(ARCHS), help="Generator and critic.")
@@ -161,7 +162,7 @@ def train(
     data: str,
     out: Path | None,
     null: bool,
-    preset: str,
+    preset: str | None,
     skip_bad: bool,
     device: str,
     data_memory: float,
@@ -177,8 +178,8 @@ def train(
     **settings: Any,
 ) -> None:
     """\b
-    wgan train --data ./imgs --preset fast --time-limit 10m      samples in ten minutes, on a CPU too
-    wgan train --data ./imgs                                     as in the paper: days on a CPU
+    wgan train --data ./imgs --time-limit 10m                    samples in ten minutes, on a CPU too
+    wgan train --data ./imgs --preset paper                      as in the paper: days on a CPU
     wgan train --data digits.zip --variant clip --steps 5000 -o run/
     find . -name '*.jpg' | wgan train --data - --size 128 --fit pad
     wgan train --data toy:25gaussians --variant ns --steps 20000
@@ -204,7 +205,7 @@ def train(
         raise UsageError("--tensorboard: needs tensorboard, as in pip install 'wgan[tensorboard]'; or leave it out")
     # A wrong setting is found here, before torch is imported and the data looked at.
     points = {"size": 0, "channels": 2} if data.startswith("toy:") else {}
-    config, _ = resolve(given, points, preset)
+    config, _ = resolve(given, points, preset or "paper")
     out = out or Path(f"wgan-{config.variant}")
     if here.leads:
         check_writable(out / "ckpt.pt", "-o")
@@ -231,6 +232,7 @@ def train(
                     facts["classes"], labels = read_labels(source, config.labels)
                 if not (source.items and {"size", "channels"} <= given.keys()):
                     facts |= probe(source, console, stop.reason)
+            preset = preset or preset_for(given, facts, where.type)
             config, origins = resolve(given, facts, preset, native_precision(where))
 
             from ..memory import enough
@@ -239,6 +241,7 @@ def train(
 
             if dry_run:  # writes nothing, so what stands in its way comes last
                 _print_settings(ctx, config, origins, as_json)
+                console.notice(_chosen(preset, config, origins))
                 with enough(config, where):
                     told = f"{config.steps} steps take {in_words(expected_seconds(config, where))} on this machine"
                 console.notice(f"{told}, as timed with made-up images")
@@ -262,6 +265,7 @@ def train(
                     done = train(
                         *(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data, html),
                         data_memory=data_memory,
+                        chosen=_chosen(preset, config, origins),
                         graphs=not no_graph,
                     )
                 if here.leads:
@@ -276,6 +280,14 @@ def train(
         after = f"\n{next_line}" if (out / "ckpt.pt").exists() else ""
         raise StoppedError(f"{ended}\nTo go on: {again}{after}", ended.exit_code) from None
     console.notice(next_line)
+
+
+def _chosen(preset: str, config: TrainConfig, origins: dict[str, str]) -> str:
+    """What the preset has set, as flags."""
+    if preset == "paper":
+        return f"preset paper: the settings of {config.record.paper}"
+    flags = (f"{flag(name)} {plain(getattr(config, name))}" for name in origins if origins[name] == f"preset {preset}")
+    return f"preset {preset}: {' '.join(flags)}"
 
 
 def _fast_command(data: str, settings: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..config import PRESETS, TrainConfig, flag, in_pixels, resolve
+from ..config import TrainConfig, flag, in_pixels, resolve
 from ..console import in_short
 
 ORIGINS = {
@@ -29,7 +29,7 @@ def origins(config: TrainConfig) -> tuple[str, dict[str, tuple[str, Any]]]:
     """
     facts = {name: getattr(config, name) for name in _FROM_DATA}
     found = []
-    for preset in PRESETS if (config.variant, config.arch) == ("gp", "dcgan") else ("paper",):
+    for preset in ("paper", "fast") if (config.variant, config.arch) == ("gp", "dcgan") else ("paper",):
         given: dict[str, Any] = {}
         for name in ("variant", "arch", "optimizer"):  # on which other defaults depend
             if getattr(resolve(given, facts, preset)[0], name) != getattr(config, name):
@@ -53,8 +53,9 @@ def command(config: TrainConfig) -> list[str]:
     """`wgan train` with the flags that give these settings, whatever the data and the machine suggest: in parts, each
     a flag with its value, quoted for a shell."""
     preset, table = origins(config)
-    parts = [["wgan", "train"], ["--data", "DATA"], *([["--preset", preset]] if PRESETS[preset] else [])]
-    varying = ["precision"] if PRESETS[preset] else []  # with the data, or with the machine
+    parts = [["wgan", "train"], ["--data", "DATA"], ["--preset", preset]]
+    # With the data, or with the machine.
+    varying = ["precision"] if preset == "fast" else []
     varying += ["size"] if config.size else []
     varying += ["channels"] if config.size and config.channels in (1, 3, 4) else []
     for name, (origin, _) in table.items():
