@@ -40,8 +40,7 @@ demo: $(DEMO)/ranking.tsv ## train on the embedded digits, draw a grid, rank the
 # Always asked for: an interrupted run goes on, and a finished one is left alone, its time too, so that what is made
 # from it is not made again.
 $(DEMO)/ckpt.pt: $(DEMO_INSTALLED) FORCE
-	$(BIN)/wgan train --data examples/digits.zip --width 24 --batch 32 --lr 1e-3 --n-critic 2 \
-	  --ema 0.98 --steps 3000 --save-every 250 --sample-every 250 -o $(DEMO)
+	$(BIN)/wgan train --data examples/digits.zip --preset fast --steps 3000 --save-every 250 --sample-every 250 -o $(DEMO)
 
 FORCE:
 .PRECIOUS: $(DEMO)/ckpt.pt

@@ -319,7 +319,8 @@ def test_a_dry_run_shows_the_settings_then_the_time_then_what_is_in_the_way() ->
     before = files()
     done = call(*words, "--lr", "0.5", "--dry-run", "--json")
     assert done.code == 2 and json.loads(done.out)["lr"] == {"value": 0.5, "from": "flag"} and files() == before
-    took, held, error = done.err.splitlines()
+    chosen, took, held, error = done.err.splitlines()
+    assert chosen.startswith("preset paper: ")
     assert took == "4 steps take less than a minute on this machine, as timed with made-up images"
     assert held.startswith("a step takes about ") and held.endswith(" of memory")
     assert error.startswith("Error: run holds a run with other settings: --lr was 0.0001, now 0.5")

@@ -63,7 +63,7 @@ def run(place: Path, size: int, steps: int, options: list[str]) -> dict[str, flo
     data, out = place / f"{size}.npy", place / "run"
     if not data.exists():
         np.save(data, np.random.default_rng(0).integers(0, 256, (4000, size, size, SIZES[size]), np.uint8))
-    command = ["train", "--data", data, "--steps", steps, "--force", "-q", "-o", out, *options]
+    command = ["train", "--preset", "paper", "--data", data, "--steps", steps, "--force", "-q", "-o", out, *options]
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, __file__, "--inside", *map(str, command)],
