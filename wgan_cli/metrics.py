@@ -115,7 +115,7 @@ def _patches(images: Rows, level: int, seed: int, each: int = PATCHES) -> Lazy:
     return kept(part.numpy() for part in chunks(normalised, CHUNK * PATCHES))
 
 
-def _cut(images: Rows, level: int, seed: int, each: int) -> Iterator[Tensor]:
+def _cut(images: Rows, level: int, seed: int, each: int = PATCHES) -> Iterator[Tensor]:
     """Patches [n · each, C, 7, 7] of n images."""
     rng = np.random.default_rng([seed, 1, level])
     last = level + 1 == len(level_sides(min(images[:1].shape[2:])))

@@ -20,8 +20,8 @@ from .step import autocast, flipped, noisy, normal
 
 COMPARE_EVERY = 250  # updates of the critic, so that it takes about a hundredth of the time at most
 COMPARE_BATCHES = 4
-# For `distance`: rows of the data and as many samples, patches of an image on each level, directions.
-ROWS, PATCHES, DIRECTIONS = 256, 16, 64
+# For `distance`: samples and as many of the data, images or points; patches of an image on each level; directions.
+IMAGES, POINTS, PATCHES, DIRECTIONS = 256, 1024, 8, 256
 
 
 @torch.no_grad()
@@ -68,17 +68,19 @@ def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[st
 
 def distance(state: State, data: Dataset) -> float:
     """How far samples are from data as `evaluate` measures, on fewer of them: the mean over its `swd_` levels, or of
-    points its `sliced_wasserstein`. As many samples as rows, and of the same classes, by the generator that `sample`
-    takes. The sets are as small as this takes a hundredth of the time.
+    points its `sliced_wasserstein`. The samples are by the generator that `sample` takes, of the classes of the data.
+    Few data come more than once. The sets are so small that all of this takes a hundredth of the time.
 
     Rows, latents, places and directions follow from the run's seed and are the same at each comparison, of a run that
     was stopped too: what changes the figure from one comparison to the next is the generator alone.
     """
     config, network = state.config, state.ema or state.generator
-    rows, labels = data.stored(0, min(ROWS, len(data)), config.seed)
-    drawn = latents(config.seed, range(len(rows)), config.latent)
+    count = IMAGES if config.size else POINTS
+    rows, labels = data.stored(0, min(count, len(data)), config.seed)
+    again = torch.arange(count) % len(rows)
+    rows, y = rows[again], None if labels is None else labels[again].numpy()
     network.eval()
-    parts = [to_output(part) for part in generate(network, drawn, y=None if labels is None else labels.numpy())]
+    parts = [to_output(part) for part in generate(network, latents(config.seed, range(count), config.latent), y=y)]
     network.train(network is state.generator)
     samples, real = (mapped(x, unit) for x in (torch.from_numpy(np.concatenate(parts)), rows))
     if config.size:
