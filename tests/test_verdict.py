@@ -392,8 +392,9 @@ def test_a_distance_that_rises_is_not_converged_either() -> None:
     verdict = judge(made(settled, distance=lambda t: 400 + 200 * abs(t - 0.4)))
     assert verdict.word == "worsening" and "samples are 500 from data, after 450 in" in verdict.reason
     assert word(settled, distance=lambda t: 500 * (1 + 0.1 * t) * noise()(t)) == "converged"  # by 2.5 % in a quarter
-    wave = [9, 6, 5, 4, 5, 4, 5, 4.6]
-    assert word(settled, distance=lambda t: wave[min(7, int(8 * t - 1e-9))]) == "converged"
+    up: dict[int, float] = {11: 5, 12: 4, 13: 4, 14: 4, 15: 4}  # up from a dip, by less than the dip went down
+    assert word(settled, distance=lambda t: up.get(round(20 * t), 4.5 if t < 0.6 else 4.6)) == "converged"
+    assert word(settled, distance=lambda t: up.get(round(20 * t), 4.5 if t < 0.6 else 4.8)) == "worsening"
 
 
 def test_the_rules_before_those_of_the_distance_hold_as_before() -> None:
