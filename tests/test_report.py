@@ -122,7 +122,7 @@ def test_the_page_of_a_run(trained: Path) -> None:
     assert page.texts["span"][0] == "too-early"
     assert [frame["step"] for frame in page.moving["frames"]] == [3, 6, 9, 12]
     assert {panel["name"] for panel in page.moving["panels"]} == {
-        *("wasserstein", "penalty", "grad_norm", "diversity"),
+        *("wasserstein", "penalty", "grad_norm", "distance", "diversity"),
         *("images_per_second", "generator_loss", "critic_loss"),
     }
     assert "wgan info run/ --html report.html --data IMAGES" in page.all("p")

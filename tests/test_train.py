@@ -528,7 +528,12 @@ def test_records_have_the_named_columns(tmp_path: Path) -> None:
         run(settings(variant=variant, n_critic=3), tmp_path / variant)
         (estimate,) = own & ESTIMATES.keys()
         assert [set(record) for record in records(tmp_path / variant)[:-1]] == [common | own] * 5
-        assert set(records(tmp_path / variant)[-1]) == common | own | {f"{estimate}_training", "diversity", "verdict"}
+        assert set(records(tmp_path / variant)[-1]) == common | own | {
+            f"{estimate}_training",
+            "diversity",
+            "distance",
+            "verdict",
+        }
         assert [record["images"] for record in records(tmp_path / variant)] == [12 * step for step in range(1, 7)]
 
 

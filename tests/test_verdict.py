@@ -10,6 +10,7 @@ import math
 import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,18 @@ import torch
 from tiny import call
 from torch import nn
 
-from wgan_cli import DivergedError, StoppedError, checkpoint
+from wgan_cli import DivergedError, StoppedError, checkpoint, metrics, watch
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.curve import read
-from wgan_cli.data.dataset import Dataset
+from wgan_cli.data.dataset import Dataset, to_unit
+from wgan_cli.sample import latents
 from wgan_cli.signals import Stop
-from wgan_cli.state import new_state
+from wgan_cli.state import new_state, save_state
 from wgan_cli.step import critic_step
 from wgan_cli.train import train
 from wgan_cli.verdict import ADVICE, FIGURES, judge
-from wgan_cli.watch import compare
+from wgan_cli.watch import compare, distance
 
 CPU = torch.device("cpu")
 DIGITS = Path(__file__).parents[1] / "examples/digits.zip"
@@ -177,12 +179,16 @@ def test_batch_norm_takes_each_batch_by_itself_in_a_comparison() -> None:
     assert abs(compare(state, kept, heldout)["wasserstein_training"] - figures["wasserstein_training"]) > 1
 
 
-def test_a_run_is_the_same_however_often_it_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_a_run_is_the_same_however_often_it_is_compared(
+    ema: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = []
     for every in (1, 10**9):
         monkeypatch.setattr("wgan_cli.train.COMPARE_EVERY", every)
-        records = run(settings(ema=0.5), tmp_path / str(every))
+        records = run(settings(ema=ema), tmp_path / str(every))
         assert ["diversity" in record for record in records] == [every == 1] * 5 + [True]
+        assert ["distance" in record for record in records] == [every == 1] * 5 + [True]
         weights.append((tmp_path / str(every) / "ckpt.pt").read_bytes())
     assert weights[0] == weights[1]
 
@@ -209,6 +215,105 @@ def test_images_that_are_all_the_same_have_no_diversity(tmp_path: Path) -> None:
     assert "diversity" not in run(settings(steps=1), tmp_path, same)[-1]
 
 
+# ---- The distance of samples from data
+
+
+def test_the_distance_of_points_in_closed_form() -> None:
+    """On the line, of data from N(1, 1): samples from N(0, 0.5²) are E|1 + z/2| away, samples of their law only noise,
+    and the points themselves not at all."""
+    config = resolve({"latent": 1, "batch": 256}, {"size": 0, "channels": 1})[0]
+    state = new_state(config, CPU)
+    points = np.random.default_rng(0).standard_normal((2048, 1)).astype(np.float32) + 1
+    state.generator = Scale(0.5)
+    away = math.sqrt(2 / math.pi) / 2 * math.exp(-2) + math.erf(2 / math.sqrt(2))
+    assert distance(state, Dataset(points, "")) == pytest.approx(away, abs=0.1)
+    state.generator = Scale(1.0)
+    assert distance(state, Dataset(points - 1, "")) < 0.1
+    assert distance(state, Dataset(latents(config.seed, range(watch.POINTS), 1), "")) == 0
+
+
+class Blocks(nn.Module):
+    """Images of 16 by 16 whose pixels are each of its own, or alike in blocks of n by n."""
+
+    def __init__(self, block: int) -> None:
+        super().__init__()
+        self.block = nn.Parameter(torch.tensor(float(block)))
+
+    def forward(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        block = int(self.block.item())
+        coarse = torch.erf(z[:, : (16 // block) ** 2].unflatten(1, (1, 16 // block, -1)))
+        return coarse.repeat_interleave(block, 2).repeat_interleave(block, 3)
+
+
+def test_samples_of_the_law_of_images_are_nearer_than_others() -> None:
+    state = new_state(settings(latent=256), CPU)
+    found = []
+    for block in (1, 2, 4):
+        state.generator = Blocks(block)
+        found.append(distance(state, images(512)))
+    assert 2 * found[0] < found[1] and 1.5 * found[1] < found[2]
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_the_distance_is_that_of_what_sample_draws_and_evaluate_measures(ema: float, tmp_path: Path) -> None:
+    """The samples are those of `wgan sample` with the run's seed, by the average where there is one."""
+    state = new_state(settings(ema=ema, seed=3), CPU)
+    for number in range(3):  # statistics of batch norm that are not those of the batch
+        state.generator(torch.randn(4, 3, generator=torch.Generator().manual_seed(number)))
+    if state.ema is not None:
+        with torch.no_grad():
+            for weight in state.ema.parameters():
+                weight.mul_(1.5)
+    data = images(300)
+    save_state(tmp_path / "ckpt.pt", state, data)
+    assert call("sample", tmp_path / "ckpt.pt", "-n", "256", "--seed", "3", "-o", tmp_path / "x.npz").code == 0
+    samples = to_unit(torch.from_numpy(np.load(tmp_path / "x.npz")["images"]))
+    real = data.batch(0, 256, 3, CPU).samples
+    (level,) = metrics.pyramid_distances(samples, real, 3, watch.PATCHES, watch.DIRECTIONS).values()
+    assert distance(state, data) == pytest.approx(level, rel=1e-5)
+    assert state.generator.training and not (state.ema and state.ema.training)
+
+
+def test_the_distance_is_the_mean_over_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "pyramid_distances", lambda *given: {32: 50.0, 16: 150.0})
+    assert distance(new_state(settings(), CPU), images()) == 100
+
+
+def test_what_changes_the_distance_is_the_generator_alone() -> None:
+    state, data = new_state(settings(), CPU), images(300)
+    found = distance(state, data)
+    assert distance(replace(state, step=7, batches=9, rng=torch.Generator().manual_seed(1)), data) == found
+    with torch.no_grad():
+        for weight in state.generator.parameters():
+            weight.mul_(2)
+    assert distance(state, data) != found
+
+
+def test_samples_are_of_the_classes_of_the_images_that_they_are_held_against(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row i of class i mod 3 is as bright as its class: a sample of its image's class is the image."""
+    monkeypatch.setattr(
+        metrics, "pyramid_distances", lambda samples, real, *_: {16: float((samples[:] - real[:]).abs().max())}
+    )
+    rows = np.zeros((30, 16, 16, 1), np.uint8) + 51 * (np.arange(30, dtype=np.uint8) % 3)[:, None, None, None]
+    data = Dataset(rows, "", labels=np.arange(30) % 3)
+    state = new_state(settings(labels="folders", classes=("a", "b", "c")), CPU)
+
+    class Classes(Blocks):
+        def forward(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+            assert y is not None
+            return (y * 51 / 127.5 - 1)[:, None, None, None].expand(-1, 1, 16, 16)
+
+    state.generator = Classes(1)
+    assert distance(state, data.part(np.arange(30) % 5 > 0)) < 1e-6
+
+
+def test_the_distance_is_of_held_out_images_where_there_are_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "distance", lambda state, data: float(len(data)))
+    state = new_state(settings(), CPU)
+    kept, heldout = images().split(0.2, 4, 0)
+    assert compare(state, kept, heldout)["distance"] == 8 and compare(state, kept, None)["distance"] == 32
+
+
 # ---- The rules, on curves made up for each
 
 
@@ -225,7 +330,7 @@ def made(
         record = {"step": step, name: estimate(t) + 0.05 * rng.standard_normal()}
         if step % 50 == 0:
             record |= {f"{name}_{part}": given[part](t) for part in ("training", "heldout")}
-            others = ("heldout_error", "training_error", "diversity")
+            others = ("heldout_error", "training_error", "diversity", "distance")
             record |= {key: given[key](t) for key in others if key in given}
         record |= {key: given[key](t) for key in ("penalty", "grad_norm") if key in given}
         records.append(record)
@@ -261,6 +366,59 @@ def test_converged() -> None:
     assert word(lambda t: 1.2 - 0.4 * t) == "improving"
     assert word(lambda t: 0.2 - 0.04 * t) == "converged"  # 0.165 after 0.175, in the noise of batches
     assert word(lambda t: 1.5 * settled(t) if t > 0.75 else settled(t)) == "converged"  # up again, by less than twice
+
+
+def noise(seed: int = 1, size: float = 0.02) -> Callable[[float], float]:
+    """A factor near 1, of a deviation of `size`, for each of the times that `made` compares at."""
+    drawn = 1 + size * np.random.default_rng(seed).standard_normal(21)
+    return lambda t: float(drawn[round(20 * t)])
+
+
+def test_a_distance_that_still_falls_is_not_converged() -> None:
+    """The estimate rests, the samples get better, as in a run of colour portraits: 534, and 462 a quarter later."""
+    verdict = judge(made(settled, distance=lambda t: 830 - 420 * t))
+    assert verdict.word == "improving" and verdict.reason.startswith(
+        "samples are 452 from data, after 557 in the quart"
+    )
+    assert word(settled, distance=lambda t: 500 * t**-0.5 * noise()(t)) == "improving"
+    assert word(settled, distance=lambda t: 500 * t**-0.25) == "improving"
+    assert word(settled, distance=lambda t: 500 * t**-0.1 * noise()(t)) == "converged"  # by 3 % in a quarter
+    assert word(settled, distance=lambda t: 500 * (1 + math.exp(-20 * t)) * noise()(t)) == "converged"
+    up = [9, 9, 4, 5, 5, 5, 4.5, 4.4]  # what wanders does not improve
+    assert word(settled, distance=lambda t: up[min(7, int(8 * t - 1e-9))]) == "converged"
+
+
+def test_a_distance_that_rises_is_not_converged_either() -> None:
+    verdict = judge(made(settled, distance=lambda t: 400 + 200 * abs(t - 0.4)))
+    assert verdict.word == "worsening" and "samples are 500 from data, after 450 in" in verdict.reason
+    assert word(settled, distance=lambda t: 500 * (1 + 0.1 * t) * noise()(t)) == "converged"  # by 2.5 % in a quarter
+    up: dict[int, float] = {11: 5, 12: 4, 13: 4, 14: 4, 15: 4}  # up from a dip, by less than the dip went down
+    assert word(settled, distance=lambda t: up.get(round(20 * t), 4.5 if t < 0.6 else 4.6)) == "converged"
+    assert word(settled, distance=lambda t: up.get(round(20 * t), 4.5 if t < 0.6 else 4.8)) == "worsening"
+
+
+def test_the_rules_before_those_of_the_distance_hold_as_before() -> None:
+    falls: dict[str, Any] = {"distance": lambda t: 500 - 300 * t}
+    rises: dict[str, Any] = {"distance": lambda t: 200 + 300 * t}
+    for course in (falls, rises):
+        assert word(falling, **course) == "improving"
+        assert word(lambda t: -1.0, **course) == "critic-too-weak"
+        assert word(settled, heldout=lambda t: settled(t) * (1 - 0.5 * t), **course) == "critic-overfits"
+        assert word(settled, diversity=lambda t: 0.2, **course) == "collapsed"
+        assert word(settled, penalty=lambda t: 1e4, grad_norm=lambda t: 30.0, **course) == "diverged"
+
+
+@pytest.mark.parametrize("kept", [2, 6, 7])
+def test_distances_may_be_few_or_missing(kept: int) -> None:
+    """A run that an older version has begun has distances at its end alone; of the quarter before the last, no rule
+    takes less than two."""
+    records = made(settled, distance=lambda t: 500 - 300 * t)
+    having = [record for record in records if "distance" in record]
+    for record in having[:-kept]:
+        del record["distance"]
+    verdict = judge(records)
+    assert verdict.word == ("improving" if kept > 6 else "converged")
+    assert ("distance_before" in verdict.figures) == (kept > 5) and "distance" in verdict.figures
 
 
 def test_critic_overfits() -> None:
@@ -459,7 +617,8 @@ def test_the_reason_names_the_figures() -> None:
 
 
 def test_info_explains_each_figure_and_says_what_to_do(tmp_path: Path) -> None:
-    records = made(settled, training_error=lambda t: 0.02, penalty=lambda t: 0.1, grad_norm=lambda t: 1.0)
+    constant: dict[str, Any] = {"penalty": lambda t: 0.1, "grad_norm": lambda t: 1.0, "distance": lambda t: 300.0}
+    records = made(settled, training_error=lambda t: 0.02, **constant)
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert list(FIGURES) == list(judge(records).figures)
     text = call("info", tmp_path).out.decode()

@@ -20,6 +20,7 @@ TITLES = {
     "penalty": "gradient penalty",
     "clip_fraction": "weights at the clip",
     "grad_norm": "gradient norm",
+    "distance": "distance of samples from data",
     "diversity": "diversity of samples",
     "images_per_second": "images per second",
     "generator_loss": "generator loss",

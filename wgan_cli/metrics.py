@@ -29,15 +29,15 @@ def sliced_wasserstein(a: Rows, b: Rows, seed: int = 0) -> float:
     return sliced_each([a], b, seed)[0]
 
 
-def sliced_each(sets: Sequence[Rows], real: Rows, seed: int = 0) -> list[float]:
+def sliced_each(sets: Sequence[Rows], real: Rows, seed: int = 0, directions: int = DIRECTIONS) -> list[float]:
     totals = [0.0] * len(sets)
     few = max(1, min(AT_ONCE, 32 * BLOCK // len(real)))
-    for directions in _directions(real[:1].shape[1], seed).split(few):
-        on_real = _lines(real, directions)
+    for some in _directions(real[:1].shape[1], seed, directions).split(few):
+        on_real = _lines(real, some)
         for number, points in enumerate(sets):
-            totals[number] += _gaps(_lines(points, directions), on_real)
+            totals[number] += _gaps(_lines(points, some), on_real)
         del on_real  # before the next are made
-    return [total / DIRECTIONS for total in totals]
+    return [total / directions for total in totals]
 
 
 def _lines(points: Rows, directions: Tensor) -> NDArray[np.float32]:
@@ -56,13 +56,15 @@ def _gaps(lines: NDArray[np.float32], others: NDArray[np.float32]) -> float:
     return sum(float(np.abs(a - b).mean(dtype=np.float64)) for a, b in zip(lines, others, strict=True))
 
 
-def _directions(dimensions: int, seed: int) -> Tensor:
-    """[512, D] vectors of length 1, uniform on the sphere."""
-    normal = np.random.default_rng([seed, 0]).standard_normal((DIRECTIONS, dimensions))
+def _directions(dimensions: int, seed: int, count: int = DIRECTIONS) -> Tensor:
+    """[count, D] vectors of length 1, uniform on the sphere."""
+    normal = np.random.default_rng([seed, 0]).standard_normal((count, dimensions))
     return F.normalize(torch.from_numpy(normal).float())
 
 
-def pyramid_distances(a: Rows, b: Rows, seed: int = 0) -> dict[int, float]:
+def pyramid_distances(
+    a: Rows, b: Rows, seed: int = 0, patches: int = PATCHES, directions: int = DIRECTIONS
+) -> dict[int, float]:
     """1000 times the sliced Wasserstein distance of patches, on each level of a Laplacian pyramid.
 
     a, b: images [N, C, H, W], as many of each, in [-1, 1] (the scale does not matter). The keys are the levels' sides:
@@ -71,13 +73,20 @@ def pyramid_distances(a: Rows, b: Rows, seed: int = 0) -> dict[int, float]:
     cut at the same places, so that a set's distance to itself is 0.
     """
     sides = level_sides(min(b[:1].shape[2:]))  # the shorter ones
-    return {side: level_each([a], b, level, seed)[0] for level, side in enumerate(sides)}
+    return {side: level_each([a], b, level, seed, patches, directions)[0] for level, side in enumerate(sides)}
 
 
-def level_each(sets: Sequence[Rows], real: Rows, level: int, seed: int = 0) -> list[float]:
+def level_each(
+    sets: Sequence[Rows],
+    real: Rows,
+    level: int,
+    seed: int = 0,
+    patches: int = PATCHES,  # of an image
+    directions: int = DIRECTIONS,
+) -> list[float]:
     """The distances of one level, 0 the finest."""
-    *of_sets, of_real = (_patches(images, level, seed) for images in (*sets, real))
-    return [1000 * value for value in sliced_each(of_sets, of_real, seed)]
+    *of_sets, of_real = (_patches(images, level, seed, patches) for images in (*sets, real))
+    return [1000 * value for value in sliced_each(of_sets, of_real, seed, directions)]
 
 
 def level_sides(size: int) -> list[int]:
@@ -85,8 +94,8 @@ def level_sides(size: int) -> list[int]:
     return [size, *(level_sides(half) if half >= COARSEST else ())]
 
 
-def _patches(images: Rows, level: int, seed: int) -> Lazy:
-    """[N · 128, C · 49] patches of a level of the pyramid, of which the last keeps the low frequencies."""
+def _patches(images: Rows, level: int, seed: int, each: int = PATCHES) -> Lazy:
+    """[N · each, C · 49] patches of a level of the pyramid, of which the last keeps the low frequencies."""
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
 
     def counted(patches: Tensor) -> NDArray[np.float32]:
@@ -100,14 +109,14 @@ def _patches(images: Rows, level: int, seed: int) -> Lazy:
         count += more
         return patches.numpy()
 
-    raw = kept(map(counted, _cut(images, level, seed)))
+    raw = kept(map(counted, _cut(images, level, seed, each)))
     shift, scale = mean.float(), (squares / count).sqrt().float().clamp_min(1e-8)  # all alike: 0
     normalised = mapped(raw, lambda patches: patches.sub_(shift).div_(scale).flatten(1))
     return kept(part.numpy() for part in chunks(normalised, CHUNK * PATCHES))
 
 
-def _cut(images: Rows, level: int, seed: int) -> Iterator[Tensor]:
-    """Patches [n · 128, C, 7, 7] of n images."""
+def _cut(images: Rows, level: int, seed: int, each: int = PATCHES) -> Iterator[Tensor]:
+    """Patches [n · each, C, 7, 7] of n images."""
     rng = np.random.default_rng([seed, 1, level])
     last = level + 1 == len(level_sides(min(images[:1].shape[2:])))
     for chunk in chunks(images, CHUNK):
@@ -120,7 +129,7 @@ def _cut(images: Rows, level: int, seed: int) -> Iterator[Tensor]:
         windows = chunk.unfold(2, side, 1).unfold(3, side, 1)  # [n, C, places, places, side, side], a view
         high, wide = windows.shape[2:4]
         places = high if high == wide else [[[high]], [[wide]]]
-        down, right = torch.from_numpy(rng.integers(places, size=(2, len(chunk), PATCHES)))
+        down, right = torch.from_numpy(rng.integers(places, size=(2, len(chunk), each)))
         yield windows[torch.arange(len(chunk))[:, None], :, down, right].flatten(0, 1)
 
 
@@ -136,10 +145,11 @@ def _enlarge(images: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _blur(images: Tensor) -> Tensor:
-    row = images.new_tensor([1, 4, 6, 4, 1]) / 16
-    for kernel, pad in ((row.view(1, 1, 1, 5), (2, 2, 0, 0)), (row.view(1, 1, 5, 1), (0, 0, 2, 2))):
+    """By 1, 4, 6, 4, 1 sixteenths along each side. Sums of slices take a fifth of the time of a convolution."""
+    for axis, pad in ((3, (2, 2, 0, 0)), (2, (0, 0, 2, 2))):
         padded = F.pad(images, pad, "reflect")
-        images = F.conv2d(padded.flatten(0, 1)[:, None], kernel).view(images.shape)
+        a, b, c, d, e = (padded.narrow(axis, start, images.shape[axis]) for start in range(5))
+        images = (a + e).add_(b + d, alpha=4).add_(c, alpha=6).div_(16)
     return images
 
 

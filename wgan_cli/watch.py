@@ -5,24 +5,30 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from . import DivergedError, distributed
-from .data.dataset import Dataset
+from . import DivergedError, distributed, metrics
+from .data.dataset import Dataset, unit
+from .rows import mapped
+from .sample import generate, latents, to_output
 from .state import State, other_seed
 from .step import autocast, flipped, noisy, normal
 
 COMPARE_EVERY = 250  # updates of the critic, so that it takes about a hundredth of the time at most
 COMPARE_BATCHES = 4
+# For `distance`: samples and as many of the data, images or points; patches of an image on each level; directions.
+IMAGES, POINTS, PATCHES, DIRECTIONS = 256, 1024, 8, 256
 
 
 @torch.no_grad()
 def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[str, Tensor]:
     """The estimate on training and on held-out samples by one critic, against the same fresh fakes; where there are
     both, the standard error that each has from its real samples; and `diversity`, the mean distance between two fakes
-    over that between two real samples. Each over COMPARE_BATCHES batches.
+    over that between two real samples. Each over COMPARE_BATCHES batches. And `distance`.
 
     Nothing of the run changes: the random numbers are of their own, and so are the running statistics. The networks
     stay in training mode, so that batch norm takes each batch by itself as in `critic_step`; with running
@@ -57,7 +63,29 @@ def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[st
         figures[f"{part}_error"] = torch.cat(estimates[part]).std() / count**0.5
     if apart_real > 0:  # neither one image over and over, nor batches of one
         figures["diversity"] = torch.tensor(apart_fake / apart_real, device=state.device)
-    return figures
+    return figures | {"distance": torch.tensor(distance(state, heldout or training), device=state.device)}
+
+
+def distance(state: State, data: Dataset) -> float:
+    """How far samples are from data as `evaluate` measures, on fewer of them: the mean over its `swd_` levels, or of
+    points its `sliced_wasserstein`. The samples are by the generator that `sample` takes, of the classes of the data.
+    Few data come more than once. The sets are so small that all of this takes a hundredth of the time.
+
+    Rows, latents, places and directions follow from the run's seed and are the same at each comparison, of a run that
+    was stopped too: what changes the figure from one comparison to the next is the generator alone.
+    """
+    config, network = state.config, state.ema or state.generator
+    count = IMAGES if config.size else POINTS
+    rows, labels = data.stored(0, min(count, len(data)), config.seed)
+    again = torch.arange(count) % len(rows)
+    rows, y = rows[again], None if labels is None else labels[again].numpy()
+    network.eval()
+    parts = [to_output(part) for part in generate(network, latents(config.seed, range(count), config.latent), y=y)]
+    network.train(network is state.generator)
+    samples, real = (mapped(x, unit) for x in (torch.from_numpy(np.concatenate(parts)), rows))
+    if config.size:
+        return fmean(metrics.pyramid_distances(samples, real, config.seed, PATCHES, DIRECTIONS).values())
+    return metrics.sliced_each([samples], real, config.seed, DIRECTIONS)[0]
 
 
 def check_steps(state: State, unchecked: list[tuple[int, dict[str, Tensor]]], kept: str) -> None:

@@ -29,6 +29,7 @@ from .settings import command, differing_rows, setting_rows
 
 MEANING = {
     "improving": "The run is still getting better.",
+    "worsening": "The samples were nearer to data before.",
     "converged": "The run has settled, which does not say that its samples are good: look at them.",
     "too-early": "The run is too short to be judged: it needs more steps.",
     "critic-overfits": "The critic knows its training images by heart.",
@@ -41,7 +42,8 @@ NEXT = {  # to be typed, after the advice
     "converged": "wgan sample RUN -n 64 -o grid.png",
     "too-early": "the wgan train command of the run, again or with a larger --steps",
 }
-GOOD, BAD = ("improving", "converged"), ("critic-overfits", "critic-too-weak", "collapsed", "diverged")
+GOOD = ("improving", "converged")
+BAD = ("worsening", "critic-overfits", "critic-too-weak", "collapsed", "diverged")
 
 
 class Found(NamedTuple):

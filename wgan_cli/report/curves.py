@@ -9,6 +9,7 @@ from ..curve import TITLES, column, running_median
 from ..losses import ESTIMATES
 from .pictures import evenly
 
+COMPARED = ("distance", "diversity")  # are of no single batch
 POINTS = 400  # of a line of a curve; of more, an even choice is drawn
 NOTES = {  # on the curves
     "estimate": "How far samples are from images, as the critic sees them: it rises while the critic learns, and falls "
@@ -17,6 +18,7 @@ NOTES = {  # on the curves
     "penalty": "What the critic's loss adds for a gradient out of bounds.",
     "clip_fraction": "Share of the critic's weights that are at their limit.",
     "grad_norm": "How steep the critic is. The penalty holds it near 1.",
+    "distance": "How far samples are from held-out images, by wgan evaluate's figures on fewer. Lower is better.",
     "diversity": "How far samples lie apart, over how far images do. Near 1 is right. Near 0, all samples are alike.",
     "images_per_second": "Speed of the training.",
     "generator_loss": "What the generator lowers. The critic moves too, so this tells little of the samples.",
@@ -44,7 +46,7 @@ def panels(runs: Sequence[tuple[str, list[dict[str, Any]]]], things: str = "imag
         lines = []
         for number, (run, records) in enumerate(runs):
             steps, values = column(records, name)
-            lines += _line("each batch", 0, "faint", (steps, values)) if alone and name != "diversity" else []
+            lines += _line("each batch", 0, "faint", (steps, values)) if alone and name not in COMPARED else []
             lines += _line("median" if alone else run, number, "line", (steps, running_median(values)))
         drawn.append((name, title, name, lines))
     return [
