@@ -119,9 +119,9 @@ def test_one_level_cuts_no_other(checkpoint: Path, tmp_path: Path, monkeypatch: 
     np.save(tmp_path / "data.npy", np.random.default_rng(0).integers(0, 256, (20, 28, 28, 3), np.uint8))
     path, cut, levels = save(new_run(28, arch="mlp"), tmp_path / "ckpt.pt"), metrics._cut, set[int]()
 
-    def watched(images: Any, level: int, seed: int) -> Any:
+    def watched(images: Any, level: int, *more: int) -> Any:
         levels.add(level)
-        return cut(images, level, seed)
+        return cut(images, level, *more)
 
     monkeypatch.setattr(metrics, "_cut", watched)
     records(path, "--data", tmp_path / "data.npy", "--figures", "swd_14")
