@@ -95,8 +95,8 @@ def _fast(images: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 # What a preset sets for images of `size` and `channels`.
-PRESETS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {"fast": _fast, "paper": lambda images: {}}
-_FAST_FOR = {"variant": "gp", "arch": "dcgan"}
+PRESETS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {"paper": lambda images: {}, "fast": _fast}
+FAST_FOR = {"variant": "gp", "arch": "dcgan"}
 
 
 def _may_change(default: Any) -> Any:
@@ -249,7 +249,7 @@ class TrainConfig:
 
 def preset_for(given: Mapping[str, Any], facts: Mapping[str, Any], device: str) -> str:
     """The preset of a run that names none. Who names a variant or an architecture means its paper."""
-    return "fast" if device == "cpu" and facts.get("size") != 0 and not given.keys() & _FAST_FOR.keys() else "paper"
+    return "fast" if device == "cpu" and facts.get("size") != 0 and not given.keys() & FAST_FOR.keys() else "paper"
 
 
 def resolve(
@@ -268,7 +268,7 @@ def resolve(
     points = {"arch": "mlp", "latent": 2} if facts.get("size") == 0 else {}
     variant = given.get("variant", general["variant"])
     arch = given.get("arch", points.get("arch", general["arch"]))
-    if preset == "fast" and _FAST_FOR != {"variant": variant, "arch": arch}:
+    if preset == "fast" and FAST_FOR != {"variant": variant, "arch": arch}:
         raise UsageError("--preset fast: found for --variant gp and --arch dcgan; leave it out, or these")
     paper = VARIANTS[variant].defaults
     optimizer = given.get("optimizer", paper["optimizer"])

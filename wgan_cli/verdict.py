@@ -113,7 +113,8 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     earlier, estimate = course[2:]
     of_before = twentieths(before, name)
     low, high, top = of_before[4], of_before[14], of_before[17]  # a quarter of the batches, most, nine tenths
-    eighths = medians(parts(8), name)
+    eight = parts(8)
+    eighths = medians(eight, name)
     lowest = min(course[1:3])  # in the first quarter the critic may not know much yet
     early = [r[name] for r in quarters[0] + quarters[1] if name in r]
     highest = max((statistics.median(early[i : i + 5]) for i in range(len(early) - 4)), default=math.nan)
@@ -128,8 +129,8 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     penalty, norm = median(now, "penalty"), median(now, "grad_norm")
     distance, distance_earlier = median(now, "distance"), median(before, "distance")
     of_distances = twentieths(before, "distance")  # not numbers if there are less than two: no rule below holds
-    farther = _largest_rise(medians(parts(8)[2:], "distance"))
-    nearer = _largest_rise([-value for value in medians(parts(8)[4:], "distance")])
+    farther = _largest_rise(medians(eight[2:], "distance"))
+    nearer = _largest_rise([-value for value in medians(eight[4:], "distance")])
 
     rise, fall = _largest_rise(_known(eighths)), _largest_rise([-value for value in eighths[2:]])
     trend = f"the estimate is {estimate:.3g}, after {earlier:.3g} in the quarter before"

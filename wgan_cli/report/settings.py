@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..config import TrainConfig, flag, in_pixels, resolve
+from ..config import FAST_FOR, PRESETS, TrainConfig, flag, in_pixels, resolve
 from ..console import in_short
 
 ORIGINS = {
@@ -29,7 +29,8 @@ def origins(config: TrainConfig) -> tuple[str, dict[str, tuple[str, Any]]]:
     """
     facts = {name: getattr(config, name) for name in _FROM_DATA}
     found = []
-    for preset in ("paper", "fast") if (config.variant, config.arch) == ("gp", "dcgan") else ("paper",):
+    found_for = {"variant": config.variant, "arch": config.arch}
+    for preset in PRESETS if found_for == FAST_FOR else ("paper",):
         given: dict[str, Any] = {}
         for name in ("variant", "arch", "optimizer"):  # on which other defaults depend
             if getattr(resolve(given, facts, preset)[0], name) != getattr(config, name):
