@@ -102,8 +102,8 @@ bench: $(INSTALLED) ## steps, whole runs, loading, commands, ops; WGAN_TORCHVISI
 	$(BIN)/python tests/bench/commands.py
 	$(BIN)/python tests/bench/ops.py
 
-recipe: $(INSTALLED) ## how soon each preset reaches good digits, and `fast` with one setting changed (an hour and a half)
-	$(BIN)/python tests/bench/recipe.py
+recipe: $(INSTALLED) ## how soon each preset reaches good samples, WORDS="--data photos.zip ..." (of digits: an hour and a half)
+	$(BIN)/python tests/bench/recipe.py $(WORDS)
 
 systems: $(INSTALLED) ## each variant with each architecture for a minute, three seeds: what trains (three hours)
 	$(BIN)/python tests/bench/systems.py
