@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wgan_cli import UsageError
-from wgan_cli.config import PRESETS, RANGES, TrainConfig, auto_size, differences, preset_for, resolve
+from wgan_cli.config import MOST_STEPS, PRESETS, RANGES, TrainConfig, auto_size, differences, preset_for, resolve
 from wgan_cli.networks.padding import padded_size
 from wgan_cli.variants import VARIANTS
 
@@ -41,7 +41,7 @@ def test_what_is_given_overrules_everything() -> None:
 def test_a_preset_gives_way_to_what_is_given_only(channels: int) -> None:
     facts = {"size": 32, "channels": channels}
     config, origins = resolve({"lr": 0.5}, facts, "fast", "bf16")
-    fast = PRESETS["fast"](facts)
+    fast = PRESETS["fast"](facts, False)
     assert (config.lr, config.precision) == (0.5, "bf16")
     assert {name: getattr(config, name) for name in fast if name not in ("lr", "precision")} == {
         name: value for name, value in fast.items() if name not in ("lr", "precision")
@@ -134,7 +134,7 @@ def test_points_get_a_fully_connected_generator() -> None:
         ({"augment": "color"}, "--augment c,o,l,o,r: choose from"),
         ({"augment": ("color",), "size": 0, "arch": "mlp"}, "--augment color: is for images"),
         ({"lr_critic": 0.0}, "--lr-critic 0.0: must be a number above 0"),
-        ({"lr_decay": "fast"}, "--lr-decay fast: choose one of none, linear, cosine"),
+        ({"lr_decay": "fast"}, "--lr-decay fast: choose one of none, linear, cosine, cooldown"),
     ],
 )
 def test_settings_that_make_no_run_are_refused_by_flag(given: dict[str, Any], message: str) -> None:
@@ -206,6 +206,18 @@ def test_differences_leave_out_what_a_run_may_change() -> None:
 def test_what_ends_with_the_last_step_forbids_other_steps(given: dict[str, Any]) -> None:
     old, _ = resolve(given, FACTS)
     assert differences(old, replace(old, steps=7)) == [("steps", 100_000, 7)]
+
+
+def test_a_cooldown_may_be_taken_back() -> None:
+    old, _ = resolve({"lr_decay": "cooldown"}, FACTS)
+    assert differences(old, replace(old, steps=7)) == []
+
+
+def test_with_a_limit_of_time_the_fast_preset_takes_what_steps_there_are() -> None:
+    config, origins = resolve({}, FACTS, "fast", timed=True)
+    assert (config.steps, config.lr_decay, origins["steps"]) == (MOST_STEPS, "cooldown", "preset fast")
+    assert resolve({"steps": 50}, FACTS, "fast", timed=True) == resolve({"steps": 50}, FACTS, "fast")
+    assert resolve({}, FACTS, timed=True) == resolve({}, FACTS)
 
 
 def test_a_run_from_before_there_were_schedules_has_one_rate() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -17,8 +18,9 @@ import pytest
 import torch
 from torch import nn
 
+import wgan_cli.train as training
 from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpoint, load
-from wgan_cli.config import TrainConfig, resolve
+from wgan_cli.config import MOST_STEPS, TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.data.dataset import Batch, Dataset
 from wgan_cli.losses import ESTIMATES
@@ -28,7 +30,7 @@ from wgan_cli.sample import grid, latents, write_samples
 from wgan_cli.schedule import scheduled
 from wgan_cli.signals import Stop
 from wgan_cli.state import State, new_state
-from wgan_cli.step import critic_step, generator_step
+from wgan_cli.step import critic_step, generator_step, present
 from wgan_cli.train import train
 from wgan_cli.variants import VARIANTS
 from wgan_cli.watch import compare
@@ -278,9 +280,44 @@ def test_one_step_of_every_pair_changes_both_networks(variant: str, arch: str, p
 
 
 def test_rates_fall_to_0_over_the_steps() -> None:
-    for decay, expected in (("none", [1, 1, 1]), ("linear", [1, 0.75, 0.1]), ("cosine", [1, 0.8535534, 0.02447174])):
+    for decay, expected in (
+        ("none", [1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.4, 0.1]),
+        ("cosine", [1, 0.8535534, 0.3454915, 0.02447174]),
+        ("cooldown", [1, 1, 1, 0.25]),
+    ):
         config = settings(lr_decay=decay, steps=40)
-        assert [scheduled(config, step).lr for step in (0, 10, 36)] == pytest.approx(expected)
+        assert [scheduled(config, step).lr for step in (0, 10, 24, 36)] == pytest.approx(expected)
+
+
+def test_a_run_that_fits_the_time_cools_down_in_the_last_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that goes on by a tick when it is looked at."""
+    ticks, rates = itertools.count(), list[float]()
+    clock = SimpleNamespace(monotonic=lambda: next(ticks) / 100)
+    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr("wgan_cli.signals.time", clock)
+
+    def step(state: State, batch: Batch) -> dict[str, torch.Tensor]:
+        rates.append(float(present(state).lr))
+        return generator_step(state, batch)
+
+    monkeypatch.setattr(training, "generator_step", step)
+    given = {"arch": "mlp", "n_critic": 1, "lr_decay": "cooldown", "steps": MOST_STEPS, "save_every": 10}
+    began = 0.0
+    for _ in range(2):  # the same command again goes on for as long
+        rates.clear()
+        path = run(settings(**given), tmp_path, time_limit=10.0, fits=True)
+        ended = next(ticks) / 100
+        assert 9 < ended - began < 10.1, "in time, and with most of the time taken"
+        began = ended
+        config, done = json.loads((tmp_path / "config.json").read_bytes()), records(tmp_path)[-1]["step"]
+        content = torch.load(path, weights_only=True)
+        assert content["config"]["steps"] == config["steps"] == content["step"] == done
+        cool = next(i for i, rate in enumerate(rates) if rate < 1)
+        assert 0.55 < cool / len(rates) < 0.75, "three fifths of the steps before"
+        first = done - len(rates)
+        expected = [min(1.0, (1 - (first + i) / done) / 0.4) for i in range(cool, len(rates))]
+        assert rates == pytest.approx([1.0] * cool + expected)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])

@@ -23,7 +23,7 @@ PRECISIONS = ("fp32", "tf32", "bf16", "auto")
 LABELS = ("none", "folders", "file")
 CRITIC_NORMS = ("none", "batch", "layer")
 GENERATOR_NORMS = ("batch", "self")
-DECAYS = ("none", "linear", "cosine")
+DECAYS = ("none", "linear", "cosine", "cooldown")
 UPSAMPLES = ("transposed", "nearest")
 
 
@@ -76,6 +76,7 @@ RANGES: Mapping[str, Range] = {
     "keep": Range(0),
     "sample_every": Range(1),
 }
+MOST_STEPS = 10**9  # of a run that ends by time
 BETA = Range(0.0, 1.0, high_open=True)
 WARM, WARM_EVERY = 25, 500  # generator steps, in the code of Arjovsky et al. 2017
 
@@ -87,15 +88,19 @@ _OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def _fast(images: Mapping[str, Any]) -> Mapping[str, Any]:
+def _fast(images: Mapping[str, Any], timed: bool) -> Mapping[str, Any]:
     """Beyond the papers: what reaches good samples soonest on two cores of a CPU (docs/speed.md)."""
-    settings = {"latent": 16, "width": 24, "batch": 32, "lr": 1.5e-3, "n_critic": 1, "ema": 0.99, "steps": 10_000}
+    settings = {"latent": 16, "width": 24, "batch": 32, "lr": 1.5e-3, "n_critic": 1, "ema": 0.99}
     in_colour = {"generator_norm": "self", "batch": 16} if images["channels"] > 1 else {}
-    return {**settings, **in_colour, "precision": "auto"}
+    length = {"lr_decay": "cooldown", "steps": MOST_STEPS if timed else 10_000}
+    return {**settings, **in_colour, **length, "precision": "auto"}
 
 
-# What a preset sets for images of `size` and `channels`.
-PRESETS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {"paper": lambda images: {}, "fast": _fast}
+# What a preset sets for images of `size` and `channels`, and for a run with a limit of time.
+PRESETS: Mapping[str, Callable[[Mapping[str, Any], bool], Mapping[str, Any]]] = {
+    "paper": lambda images, timed: {},
+    "fast": _fast,
+}
 FAST_FOR = {"variant": "gp", "arch": "dcgan"}
 
 
@@ -253,12 +258,16 @@ def preset_for(given: Mapping[str, Any], facts: Mapping[str, Any], device: str) 
 
 
 def resolve(
-    given: Mapping[str, Any], facts: Mapping[str, Any], preset: str = "paper", native_precision: str = "fp32"
+    given: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    preset: str = "paper",
+    native_precision: str = "fp32",
+    timed: bool = False,
 ) -> tuple[TrainConfig, dict[str, str]]:
     """The config of a run, and for each setting where its value comes from.
 
     given: the settings that the user chose. facts: those that follow from the data, unless chosen.
-    native_precision: what `auto` means on this machine.
+    native_precision: what `auto` means on this machine. timed: the run has a limit of time.
     Precedence: given, the data (of points architecture and latent too), the preset, the architecture, the variant's
     paper, the optimizer, TrainConfig's defaults.
     Raises UsageError for a setting that the variant or the optimizer does not use.
@@ -279,7 +288,7 @@ def resolve(
         (f"optimizer {optimizer}", _OPTIMIZER_DEFAULTS[optimizer]),
         (f"variant {variant}", paper),
         (f"arch {arch}", ARCHITECTURES[arch].DEFAULTS),
-        (f"preset {preset}", PRESETS[preset]({**general, **facts, **given})),
+        (f"preset {preset}", PRESETS[preset]({**general, **facts, **given}, timed)),
         ("data", {**facts, **points}),
         ("given", given),
     ]
@@ -310,8 +319,8 @@ def resolve(
 def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
     """The settings, with both values, that forbid to continue the run `old` as `new`."""
     fixed = {f.name for f in fields(TrainConfig) if not f.metadata.get("may_change")}
-    if new.instance_noise or new.lr_decay != "none" or new.record.schedule:
-        fixed.add("steps")  # the measure of what changes over a run
+    if new.instance_noise or new.lr_decay in ("linear", "cosine") or new.record.schedule:
+        fixed.add("steps")  # the measure of what changes over a run; a cooldown may be taken back
     pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(TrainConfig) if f.name in fixed]
     return [(name, in_pixels(before), in_pixels(now)) for name, before, now in pairs if before != now]
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .config import TrainConfig
 
+COOLDOWN = 0.4  # of the steps, over which --lr-decay cooldown takes the rates to 0
+
 
 class Now(NamedTuple):
     """What a schedule makes of the settings at a step."""
@@ -24,7 +26,12 @@ class Now(NamedTuple):
 def scheduled(config: TrainConfig, step: int) -> Now:
     """Follows from the settings and the number of generator updates done alone, so that a run can go on at any."""
     done = step / config.steps
-    decay = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[config.lr_decay]
+    decay = {
+        "none": 1.0,
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "cooldown": min(1.0, (1 - done) / COOLDOWN),
+    }[config.lr_decay]
     noise = config.instance_noise * (1 - done)
     schedule = config.record.schedule
     if not schedule:

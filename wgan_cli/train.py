@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from .device import arithmetic
 from .memory import in_bytes, of_step
 from .networks import parameter_count
 from .run import Follower, Run, record
+from .schedule import COOLDOWN
 from .signals import Stop, told
 from .state import State, new_state, restored_state
 from .step import critic_step, generator_step
@@ -26,6 +28,7 @@ from .watch import COMPARE_EVERY, check_alike, check_steps, check_weights, compa
 
 FIRST_SAVE, SAVE_AFTER = 60.0, 600.0  # seconds to the first checkpoint and grid, and between later ones at most
 PACE_AFTER = 15.0  # seconds of training, before the length of the run is told
+IN_TIME = 0.97  # of the time left, that steps are taken in: the end is saved and drawn
 LONG = 3600.0  # seconds of a run that a faster way is named for
 
 
@@ -44,6 +47,7 @@ def train(
     data_memory: float = 0.0,  # share of a GPU's free memory that the images may lie in
     graphs: bool = True,  # record the steps on a GPU
     chosen: str = "",  # what a preset has set, to be told first
+    fits: bool = False,  # take as many steps as the time limit gives: config.steps is set when the cooldown is due
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
@@ -77,14 +81,14 @@ def train(
     )
     if resumes:
         run.saved = state.step
-        console.notice(f"going on at step {state.step} of {config.steps}")
+        console.notice(f"going on at step {state.step}" + ("" if fits else f" of {config.steps}"))
 
     estimate, label = config.record.estimate.name, config.record.estimate.label
     history = [entry[estimate] for entry in (curve.read(log) if leads else ()) if estimate in entry]
     unchecked: list[tuple[int, dict[str, Tensor]]] = []  # (step, figures): to look at one waits for the device
-    first = state.batches
+    first, first_step = state.batches, state.step
     redraw, save_by = began + 100, began + FIRST_SAVE
-    pace_told, reason = False, None
+    pace_told, reason = fits, None  # where the time is known, it is not told
     batches = feed(training, config.batch, config.seed, device, distributed.share(), data_memory)
     critic, generator = graph.steps(state, console, graphs, critic_step, generator_step)
     with run.recording(state, tensorboard), arithmetic(device, config.precision):
@@ -118,7 +122,18 @@ def train(
                 seconds = before + time.monotonic() - began
                 samples, saves = last or step % config.sample_every == 0, last or step % config.save_every == 0
                 # One that comes after this is answered at the next step, which saves.
-                code, asked, late = distributed.agree(stop.code(), stop.take_save(), time.monotonic() >= save_by)
+                now, taken, left = time.monotonic(), state.step - first_step, 0
+                if fits and stop.deadline is not None:
+                    left = max(1, int(IN_TIME * (stop.deadline - now) * taken / (now - began)))
+                cool = fits and taken >= (1 - COOLDOWN) * (taken + left)
+                code, asked, late, most, cools = distributed.agree(
+                    stop.code(), stop.take_save(), now >= save_by, left, cool
+                )
+                end = state.step + int(most) if fits else config.steps
+                if cools:  # from here on the run is one of so many steps
+                    fits, config = False, replace(config, steps=end)
+                    state.config = config
+                    run.prepare(config, fresh=False)
                 reason = None if last else told(int(code))
                 if logs or len(unchecked) > 1000:
                     check_steps(state, unchecked, run.kept)
@@ -130,17 +145,17 @@ def train(
                         entry["verdict"] = verdict.word
                     run.write(entry)
                 facts = {label: statistics.median(history[-5:])} if history else {}
-                console.progress("training", step, config.steps, facts, history)
-            now = bool(asked or late or reason)  # whatever the settings say
-            if not (samples or saves or now):
+                console.progress("training", step, end, facts, history)
+            at_once = bool(asked or late or reason)  # whatever the settings say
+            if not (samples or saves or at_once):
                 continue
             check_steps(state, unchecked, run.kept)
             run.check_there(state.step)
             check_weights(state, run.kept)
             check_alike(state)
-            if samples or now:
+            if samples or at_once:
                 run.write_grid(state, numbered=samples)
-            if saves or now:
+            if saves or at_once:
                 run.save(state, dataset, numbered=saves)
                 save_by = time.monotonic() + SAVE_AFTER
             if leads and not reason and not last and time.monotonic() >= redraw:
@@ -152,9 +167,8 @@ def train(
     run.draw()
     distributed.agree(0)  # all end together: torchrun takes one that ends before the others for lost
     if reason:
-        raise StoppedError(
-            f"Stopped by {reason[0]} at step {state.step} of {config.steps}, saved in {newest}", reason[1]
-        )
+        of_all = "" if fits else f" of {config.steps}"
+        raise StoppedError(f"Stopped by {reason[0]} at step {state.step}{of_all}, saved in {newest}", reason[1])
     console.notice(f"done: step {state.step}, {duration(seconds)} of training, {label} {facts[label]:.4g}")
     if leads:
         console.notice(str(verdict))

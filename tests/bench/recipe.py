@@ -1,14 +1,14 @@
-"""Time to quality: how soon each setting comes within a distance of held-out images, and how far it is at given times.
+"""Time to quality: how far samples of each setting are from held-out images after given times.
 
-    python tests/bench/recipe.py [--data examples/digits.zip] [--at 60,120] [--seeds 3] [--goal 15] [-o recipe] [--json]
+    python tests/bench/recipe.py [--data examples/digits.zip] [--at 60,120] [--seeds 3] [-o recipe] [--json]
 
 First each setting is timed: `wgan train` for --pace seconds, with all cores, imports included; nothing else may run
-meanwhile. Then it is trained for as many steps as --at takes at that pace, --processes runs at once with a thread each,
-which takes less time than one after the other and gives the same samples but for last bits. `wgan evaluate` compares
-samples of its checkpoints with the images that it held out. The distance is the mean of the levels of the pyramid, and
-with --features, as of `wgan evaluate`, the Fréchet distance too, by which the goal is then meant. `floor` is that of
-other held-out images. OUT/SETTING-SEED-SECONDS.png has samples, OUT/results.jsonl what was found; what is in there is
-not done again.
+meanwhile. Then a run is made for each time of --at, of as many steps as that time takes at that pace, --processes runs
+at once with a thread each, which takes less time than one after the other and gives the same samples but for last bits.
+`wgan evaluate` compares samples with the images that were held out. The distance is the mean of the levels of the
+pyramid, and with --features, as of `wgan evaluate`, there is the Fréchet distance too. `floor` is that of other
+held-out images. OUT/SETTING-SEED-SECONDS.png has samples, OUT/results.jsonl what was found; what is in there is not
+done again.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from bisect import bisect_left
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -52,17 +52,13 @@ class Pace(NamedTuple):
     def steps(self, seconds: float) -> int:
         return int((seconds - self.first) * self.rate)
 
-    def seconds(self, steps: int) -> float:
-        return self.first + steps / self.rate
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(Path(__file__).parents[2] / "examples/digits.zip"))
-    parser.add_argument("--at", default="60,120", help="seconds; the last ends a run")
+    parser.add_argument("--at", default="60,120", help="seconds")
     parser.add_argument("--pace", type=int, default=60, help="seconds that the pace is taken over")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--goal", type=float, default=15.0)
     parser.add_argument("--only", default=".*", help="settings that this regular expression matches")
     parser.add_argument("--features", type=Path)
     parser.add_argument("-n", "--count", type=int, default=400, help="samples; twice as many are held out")
@@ -74,10 +70,10 @@ def main() -> None:
     log = asked.out / "results.jsonl"
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     paces = {entry["setting"]: Pace(*entry["pace"]) for entry in known if "pace" in entry}
-    results = [entry for entry in known if "after" in entry]
+    results = [entry for entry in known if "distance" in entry]
     settings = [setting for setting in SETTINGS if re.fullmatch(asked.only, setting)]
     if not asked.json:
-        columns = ("setting", "seed", "s to goal", "after", "steps", "distance (floor)", "Fréchet (floor)")
+        columns = ("setting", "after", "seed", "steps", "distance (floor)", "Fréchet (floor)")
         print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
         for result in results:
             report(result)
@@ -90,8 +86,9 @@ def main() -> None:
             if setting not in paces:
                 paces[setting] = pace(Path(place), setting.split(), asked)
                 keep({"setting": setting, "pace": paces[setting]})
-        done = {(result["setting"], result["seed"]) for result in results}
-        jobs = [(setting, seed) for setting in settings for seed in range(asked.seeds) if (setting, seed) not in done]
+        done = {(result["setting"], result["seed"], result["after"]) for result in results}
+        marks = [int(mark) for mark in asked.at.split(",")]
+        jobs = [job for job in product(settings, range(asked.seeds), marks) if job not in done]
         work = partial(run, Path(place), asked, paces)
         for result in pool.map(work, *zip(*jobs, strict=True)) if jobs else ():
             keep(result)
@@ -115,43 +112,27 @@ def pace(place: Path, words: list[str], asked: argparse.Namespace) -> Pace:
     return Pace(around + last["seconds"] - last["step"] / rate, rate)
 
 
-def run(place: Path, asked: argparse.Namespace, paces: Mapping[str, Pace], setting: str, seed: int) -> dict[str, Any]:
-    words, marks = setting.split(), [int(mark) for mark in asked.at.split(",")]
-    out, name = place / f"{setting} {seed}", "-".join([*(word.strip("-") for word in setting.split()), str(seed)])
-    every = 5 if "paper" in words else 200  # steps, some seconds of either
-    ends = {mark: max(1, paces[setting].steps(mark) // every) * every for mark in marks}
-    told = ("--keep", 10**6, "--log-every", every, "--save-every", every, "--sample-every", 10**6)
-    steps = ("--steps", ends[marks[-1]], "--seed", seed, "-q", "-o", out)
-    wgan("train", *of_data(asked), *steps, *told, *words, threads=1)
-    checkpoints = sorted(out.glob("ckpt-*.pt"))
-    found_of = cache(partial(distances, asked=asked))
-    first = bisect_left(checkpoints, True, key=lambda c: goal(found_of(c)) <= asked.goal)  # if they fall
-    found: dict[str, Any] = {}
-    for mark in marks:
-        (checkpoint,) = [c for c in checkpoints if step(c) == ends[mark]]
-        wgan("sample", checkpoint, "-n", 32, "--nrow", 16, "-o", asked.out / f"{name}-{mark}.png", threads=1)
-        found[str(mark)] = {"steps": step(checkpoint), **found_of(checkpoint)}
-    reached = paces[setting].seconds(step(checkpoints[first])) if first < len(checkpoints) else None
+def run(
+    place: Path, asked: argparse.Namespace, paces: Mapping[str, Pace], setting: str, seed: int, after: int
+) -> dict[str, Any]:
+    words, steps = setting.split(), max(1, paces[setting].steps(after))
+    name = "-".join([*(word.strip("-") for word in words), str(seed), str(after)])
+    out, told = place / name, ("--seed", seed, "-q", "-o", place / name)
+    wgan("train", *of_data(asked), "--steps", steps, *told, *words, threads=1)
+    wgan("sample", out, "-n", 32, "--nrow", 16, "-o", asked.out / f"{name}.png", threads=1)
+    found = distances(out, asked)
     shutil.rmtree(out)
-    return {"setting": setting, "seed": seed, "seconds_to_goal": reached, "after": found}
+    return {"setting": setting, "seed": seed, "after": after, "steps": steps} | found
 
 
 def of_data(asked: argparse.Namespace) -> tuple[object, ...]:
     return ("--data", asked.data, "--holdout", 0.2)
 
 
-def goal(found: dict[str, float]) -> float:
-    return found.get("frechet", found["distance"])
-
-
-def step(checkpoint: Path) -> int:
-    return int(checkpoint.stem.removeprefix("ckpt-"))
-
-
-def distances(checkpoint: Path, asked: argparse.Namespace) -> dict[str, float]:
+def distances(out: Path, asked: argparse.Namespace) -> dict[str, float]:
     words = ("--features", asked.features, "--figures", "swd,fid") if asked.features else ("--figures", "swd")
     told = ("-n", asked.count, "--json", "-q")
-    lines = wgan("evaluate", checkpoint, "--data", asked.data, *words, *told, threads=1)
+    lines = wgan("evaluate", out, "--data", asked.data, *words, *told, threads=1)
     figures = [json.loads(line) for line in lines.splitlines()]
     levels = [figure for figure in figures if figure["figure"].startswith("swd_")]
     found = {"distance": mean(f["samples"] for f in levels), "floor": mean(f["data"] for f in levels)}
@@ -170,15 +151,13 @@ def wgan(*words: object, code: int = 0, threads: int | None = None) -> str:
     return done.stdout
 
 
-def report(result: dict[str, Any]) -> None:
-    reached = result["seconds_to_goal"]
-    for mark, found in result["after"].items():
-        frechet = f"{found['frechet']:.2f} ({found['frechet_floor']:.2f})" if "frechet" in found else ""
-        print(
-            f"| `{result['setting']}` | {result['seed']} | {f'{reached:.0f}' if reached else 'not'} | {mark} s "
-            f"| {found['steps']} | {found['distance']:.1f} ({found['floor']:.1f}) | {frechet} |",
-            flush=True,
-        )
+def report(found: dict[str, Any]) -> None:
+    frechet = f"{found['frechet']:.2f} ({found['frechet_floor']:.2f})" if "frechet" in found else ""
+    print(
+        f"| `{found['setting']}` | {found['after']} s | {found['seed']} | {found['steps']} "
+        f"| {found['distance']:.1f} ({found['floor']:.1f}) | {frechet} |",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

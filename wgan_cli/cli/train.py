@@ -22,6 +22,7 @@ from ..config import (
     FITS,
     GENERATOR_NORMS,
     LABELS,
+    MOST_STEPS,
     OPTIMIZERS,
     PRECISIONS,
     PRESETS,
@@ -32,7 +33,7 @@ from ..config import (
     preset_for,
     resolve,
 )
-from ..console import Console, in_short, in_words, printable
+from ..console import Console, duration, in_short, in_words, printable
 from ..distributed import first_on_machine, joined, place
 from ..files import check_writable, lock
 from ..signals import Stop
@@ -68,7 +69,12 @@ def _variants_text() -> str:
     help="Side in pixels, or as 96x64.  [default: from the images, at most 64]",
 )
 @setting("steps", help="Generator updates.")
-@option("--time-limit", metavar="TIME", callback=seconds, help="Save and exit 75 after this time, as in 30m.")
+@option(
+    "--time-limit",
+    metavar="TIME",
+    callback=seconds,
+    help="Save and exit 75 after this time, as in 30m, or fit the steps of --preset fast to it.",
+)
 @option("--dry-run", is_flag=True, help="Show each setting and where it comes from, and exit.")
 @option("--force", is_flag=True, help="Start anew in a folder that holds another run.")
 @setting(
@@ -118,7 +124,12 @@ def _variants_text() -> str:
 @setting("optimizer", OPTIMIZER, type=click.Choice(OPTIMIZERS), help="Of both networks.")
 @setting("lr", OPTIMIZER, help="Learning rate.")
 @setting("lr_critic", OPTIMIZER, help="That of the critic.  [default: --lr]")
-@setting("lr_decay", OPTIMIZER, type=click.Choice(DECAYS), help="How the rates fall to 0 over --steps.")
+@setting(
+    "lr_decay",
+    OPTIMIZER,
+    type=click.Choice(DECAYS),
+    help="How the rates fall to 0 over --steps; cooldown: in the last 40 %.",
+)
 @setting("betas", OPTIMIZER, metavar="B1,B2", callback=betas, help="Of adam.")
 @setting("batch", OPTIMIZER, help="Images in a batch.")
 @setting("micro_batch", OPTIMIZER, help="Images that gradients are added up over at a time.  [default: --batch]")
@@ -233,7 +244,9 @@ def train(
                 if not (source.items and {"size", "channels"} <= given.keys()):
                     facts |= probe(source, console, stop.reason)
             preset = preset or preset_for(given, facts, where.type)
-            config, origins = resolve(given, facts, preset, native_precision(where))
+            timed = time_limit is not None
+            config, origins = resolve(given, facts, preset, native_precision(where), timed)
+            fits = timed and config.steps == MOST_STEPS
 
             from ..memory import enough
             from ..run import check_folder
@@ -243,8 +256,12 @@ def train(
                 _print_settings(ctx, config, origins, as_json)
                 console.notice(_chosen(preset, config, origins))
                 with enough(config, where):
-                    told = f"{config.steps} steps take {in_words(expected_seconds(config, where))} on this machine"
-                console.notice(f"{told}, as timed with made-up images")
+                    expected = expected_seconds(config, where)
+                told = f"{config.steps} steps take {in_words(expected)}"
+                if fits and time_limit is not None:
+                    count = float(f"{config.steps * time_limit / expected:.2g}")
+                    told = f"{duration(time_limit)} gives about {count:.0f} steps"
+                console.notice(f"{told} on this machine, as timed with made-up images")
                 console.notice(f"{step_memory(config)} of memory")
             if here.leads:
                 check_folder(out, config, force)  # before the images are read, which may take long
@@ -267,6 +284,7 @@ def train(
                         data_memory=data_memory,
                         chosen=_chosen(preset, config, origins),
                         graphs=not no_graph,
+                        fits=fits,
                     )
                 if here.leads:
                     click.echo(os.fsencode(done))
@@ -286,8 +304,10 @@ def _chosen(preset: str, config: TrainConfig, origins: dict[str, str]) -> str:
     """What the preset has set, as flags."""
     if preset == "paper":
         return f"preset paper: the settings of {config.record.paper}"
-    flags = (f"{flag(name)} {plain(getattr(config, name))}" for name in origins if origins[name] == f"preset {preset}")
-    return f"preset {preset}: {' '.join(flags)}"
+    names = [name for name in origins if origins[name] == f"preset {preset}"]
+    by_time = "steps" in names and config.steps == MOST_STEPS
+    flags = [f"{flag(name)} {plain(getattr(config, name))}" for name in names if not (by_time and name == "steps")]
+    return f"preset {preset}: {' '.join(flags)}{', and as many steps as the time gives' if by_time else ''}"
 
 
 def _fast_command(data: str, settings: dict[str, Any]) -> str:
@@ -308,4 +328,5 @@ def _print_settings(ctx: click.Context, config: TrainConfig, origins: dict[str, 
         return
     for name, value in values.items():
         shown = printable(in_short(value)) if name == "classes" else plain(value)
+        shown = "by time" if name == "steps" and value == MOST_STEPS else shown
         click.echo(f"{name:15} {shown or '-':12} {origins[name]}")
