@@ -214,7 +214,7 @@ def test_a_cooldown_may_be_taken_back() -> None:
 
 
 def test_with_a_limit_of_time_the_fast_preset_takes_what_steps_there_are() -> None:
-    config, origins = resolve({}, FACTS, "fast", timed=True)
+    config, origins = resolve({}, {"size": 28, "channels": 3}, "fast", timed=True)
     assert (config.steps, config.lr_decay, origins["steps"]) == (MOST_STEPS, "cooldown", "preset fast")
     assert resolve({"steps": 50}, FACTS, "fast", timed=True) == resolve({"steps": 50}, FACTS, "fast")
     assert resolve({}, FACTS, timed=True) == resolve({}, FACTS)

@@ -91,9 +91,9 @@ _OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 def _fast(images: Mapping[str, Any], timed: bool) -> Mapping[str, Any]:
     """Beyond the papers: what reaches good samples soonest on two cores of a CPU (docs/speed.md)."""
     settings = {"latent": 16, "width": 24, "batch": 32, "lr": 1.5e-3, "n_critic": 1, "ema": 0.99}
-    in_colour = {"generator_norm": "self", "batch": 16, "gp_weight": 1.0} if images["channels"] > 1 else {}
-    length = {"lr_decay": "cooldown", "steps": MOST_STEPS if timed else 10_000}
-    return {**settings, **in_colour, **length, "precision": "auto"}
+    in_colour = {"generator_norm": "self", "batch": 16, "gp_weight": 1.0, "lr_decay": "cooldown"}
+    steps = MOST_STEPS if timed else 10_000
+    return {**settings, **(in_colour if images["channels"] > 1 else {}), "steps": steps, "precision": "auto"}
 
 
 # What a preset sets for images of `size` and `channels`, and for a run with a limit of time.
