@@ -2,9 +2,10 @@
 
     python tests/bench/recipe.py [--data examples/digits.zip] [--at 60,120] [--seeds 3] [-o recipe] [--json]
 
-First each setting is timed: `wgan train` for --pace seconds, with all cores, imports included; nothing else may run
-meanwhile. Then a run is made for each time of --at, of as many steps as that time takes at that pace, --processes runs
-at once with a thread each, which takes less time than one after the other and gives the same samples but for last bits.
+First each setting is timed: `wgan train` for --pace seconds, with all cores, imports included and images read before;
+nothing else may run meanwhile. Then a run is made for each time of --at, of as many steps as that time takes at that
+pace, --processes runs at once with a thread each, which takes less time than one after the other and gives the same
+samples but for last bits.
 `wgan evaluate` compares samples with the images that were held out. The distance is the mean of the levels of the
 pyramid, and with --features, as of `wgan evaluate`, there is the Fréchet distance too. `floor` is that of other
 held-out images. OUT/SETTING-SEED-SECONDS.png has samples, OUT/results.jsonl what was found; what is in there is not
@@ -103,6 +104,7 @@ def main() -> None:
 def pace(place: Path, words: list[str], asked: argparse.Namespace) -> Pace:
     """Of the second half of the time, in which nothing is new any more."""
     out = place / "pace"
+    wgan("train", *of_data(asked), "--steps", 1, "--force", "-q", "-o", out, *words)  # reads the images
     limit = ("--steps", 10**6, "--time-limit", f"{asked.pace}s", "--log-every", 1)
     began = time.monotonic()
     wgan("train", *of_data(asked), *limit, "--force", "-q", "-o", out, *words, code=75)
