@@ -765,16 +765,16 @@ def test_a_time_limit_ends_with_75_and_the_command_to_go_on(images: Path, traine
 
 
 def test_the_fast_preset_takes_the_steps_that_the_time_limit_gives(images: Path) -> None:
-    words = ("train", "--data", images, "--preset", "fast", "--size", 16, "--width", 4, "--time-limit")
+    words = ("train", "--data", images, "--preset", "fast", "--size", "16", "--width", "4", "--time-limit")
     planned = call(*words, "1h", "--dry-run")
     assert re.search(rb"^steps +by time +preset fast$", planned.out, re.M)
     chosen, told, _ = planned.err.splitlines()
     assert chosen.endswith(", and as many steps as the time gives") and "--steps" not in chosen
     assert re.fullmatch(r"1:00:00 gives about [1-9]\d+ steps on this machine, as timed with made-up images", told)
-    assert call(*words, "1h", "--steps", 1, "-o", "other").code == 0  # the images are decoded
+    assert call(*words, "1h", "--steps", "1", "-o", "other").code == 0  # the images are decoded
     done = call(*words, "0s", "-o", "run")
     assert done.code == 75 and "Stopped by the time limit at step 1, saved in run/ckpt.pt" in done.err
-    given = call(*words, "1h", "--steps", 2, "-o", "run")  # a number that is given stays
+    given = call(*words, "1h", "--steps", "2", "-o", "run")  # a number that is given stays
     assert given.code == 0 and "going on at step 1 of 2" in given.err
 
 

@@ -87,6 +87,14 @@ def test_the_finest_detail_is_on_the_finest_level_alone() -> None:
     close(distances[16], 0, 1e-3)
 
 
+def test_how_much_of_a_level_is_done_is_told_on_the_way() -> None:
+    a, b = torch.randn(2, 8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    told: list[float] = []
+    found = metrics.level_each([a], b, 0, patches=4, directions=96, tell=told.append)
+    assert found == metrics.level_each([a], b, 0, patches=4, directions=96)
+    assert told == pytest.approx([1 / 4, 1 / 2, 2 / 3, 5 / 6, 1])  # two sets cut, then 32 directions at a time
+
+
 def test_a_slow_wave_is_on_the_coarsest_level_alone() -> None:
     images = normal(20, 1, 32, 32)
     distances = metrics.pyramid_distances(images, images + 3 * torch.arange(32).mul(math.pi / 16).cos())

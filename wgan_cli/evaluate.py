@@ -50,6 +50,7 @@ class Task(NamedTuple):
     real: Rows  # the data that all of them are compared with
     trained: Sequence[Rows]  # what was trained on, and mirrored where images were
     seed: int
+    tell: metrics.Tell  # called with the share of the comparison that is done
 
 
 Measure = Callable[[Task], Sequence[Any]]  # of each set a value, or one for each figure
@@ -101,11 +102,11 @@ def _each(function: Callable[[Sequence[Rows], Rows], Sequence[Any]]) -> Measure:
 
 
 def _level(level: int, task: Task) -> list[float]:
-    return metrics.level_each(task.sets, task.real, level, task.seed)
+    return metrics.level_each(task.sets, task.real, level, task.seed, tell=task.tell)
 
 
 def _sliced(task: Task) -> list[float]:
-    return metrics.sliced_each(task.sets, task.real, task.seed)
+    return metrics.sliced_each(task.sets, task.real, task.seed, tell=task.tell)
 
 
 def _exact(task: Task) -> list[float]:
@@ -203,8 +204,9 @@ def evaluate(
             if space == "either":
                 space = "features" if embed else "vectors"
             *sets, real = spaces[space]
-            values = np.array(comparison.measure(Task(sets, real, trained, seed + number)), np.float64)
-            console.progress("comparing", number * len(plan) + place + 1, repeats * len(plan))
+            tell = partial(_compared, number * len(plan) + place, repeats * len(plan), console)
+            values = np.array(comparison.measure(Task(sets, real, trained, seed + number, tell)), np.float64)
+            tell(1.0)
             for column, (figure, better) in enumerate(comparison.better.items()):
                 if figure not in comparison.wanted:
                     continue
@@ -246,6 +248,11 @@ def _counted(label: str, parts: Iterable[NDArray[Any]], total: int, console: Con
         yield part
         done += len(part)
         console.progress(label, done, total)
+
+
+def _compared(before: int, total: int, console: Console, share: float) -> None:
+    """In hundredths: one comparison may take minutes."""
+    console.progress("comparing", int(100 * (before + share) / total), 100)
 
 
 def _at(data: Dataset, places: NDArray[np.int64]) -> Lazy:

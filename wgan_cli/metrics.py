@@ -6,7 +6,7 @@ functions whose names end in `_each` compare several sets with one, and compute 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ DIRECTIONS, AT_ONCE = 512, 32  # 4 x 128 in the authors' code; those projected o
 COARSEST = 14  # pixels; the paper's 16 where the size is a power of two, and a second level for 28
 K, K_PRECISION = 5, 3  # neighbours, as in Naeem et al. 2020 and in Kynkäänniemi et al. 2019
 CHUNK = 64  # images in a batch
+Tell = Callable[[float], None]  # called with the share of the work that is done
 BLOCK = 2**23  # float64 values that are computed on at a time: 64 MB
 
 
@@ -29,14 +30,18 @@ def sliced_wasserstein(a: Rows, b: Rows, seed: int = 0) -> float:
     return sliced_each([a], b, seed)[0]
 
 
-def sliced_each(sets: Sequence[Rows], real: Rows, seed: int = 0, directions: int = DIRECTIONS) -> list[float]:
-    totals = [0.0] * len(sets)
+def sliced_each(
+    sets: Sequence[Rows], real: Rows, seed: int = 0, directions: int = DIRECTIONS, tell: Tell = lambda share: None
+) -> list[float]:
+    totals, done = [0.0] * len(sets), 0
     few = max(1, min(AT_ONCE, 32 * BLOCK // len(real)))
     for some in _directions(real[:1].shape[1], seed, directions).split(few):
         on_real = _lines(real, some)
         for number, points in enumerate(sets):
             totals[number] += _gaps(_lines(points, some), on_real)
         del on_real  # before the next are made
+        done += len(some)
+        tell(done / directions)
     return [total / directions for total in totals]
 
 
@@ -83,10 +88,17 @@ def level_each(
     seed: int = 0,
     patches: int = PATCHES,  # of an image
     directions: int = DIRECTIONS,
+    tell: Tell = lambda share: None,
 ) -> list[float]:
-    """The distances of one level, 0 the finest."""
-    *of_sets, of_real = (_patches(images, level, seed, patches) for images in (*sets, real))
-    return [1000 * value for value in sliced_each(of_sets, of_real, seed, directions)]
+    """The distances of one level, 0 the finest; about half of the time goes into cutting patches."""
+    found = []
+    for images in (*sets, real):
+        found.append(_patches(images, level, seed, patches))
+        tell(len(found) / (len(sets) + 1) / 2)
+    *of_sets, of_real = found
+    return [
+        1000 * value for value in sliced_each(of_sets, of_real, seed, directions, lambda share: tell((1 + share) / 2))
+    ]
 
 
 def level_sides(size: int) -> list[int]:
