@@ -306,7 +306,7 @@ def test_a_run_that_fits_the_time_cools_down_in_the_last_of_it(tmp_path: Path, m
     began = 0.0
     for _ in range(2):  # the same command again goes on for as long
         rates.clear()
-        path = run(settings(**given), tmp_path, time_limit=10.0, fits=True)
+        path = run(settings(**given), tmp_path, time_limit=10.0)
         ended = next(ticks) / 100
         assert 9 < ended - began < 10.1, "in time, and with most of the time taken"
         began = ended

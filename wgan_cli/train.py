@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import StoppedError, curve, distributed, graph
-from .config import TrainConfig
+from .config import MOST_STEPS, TrainConfig
 from .console import Console, duration, in_words
 from .data.dataset import Batch, Dataset
 from .data.feed import feed
@@ -47,14 +47,16 @@ def train(
     data_memory: float = 0.0,  # share of a GPU's free memory that the images may lie in
     graphs: bool = True,  # record the steps on a GPU
     chosen: str = "",  # what a preset has set, to be told first
-    fits: bool = False,  # take as many steps as the time limit gives: config.steps is set when the cooldown is due
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
+    A run of MOST_STEPS with a time limit takes as many steps as the time gives: config.steps is set when a cooldown is
+    due, as from then on the rates may follow it.
     Raises StoppedError after saving when a signal or the time limit ends it, DivergedError for a loss or weight
     that is not finite.
     """
     began, stop = time.monotonic(), stop or Stop()
+    fits = stop.deadline is not None and config.steps == MOST_STEPS
     distributed.divide(config.batch)
     distributed.check_alike(
         "the processes differ", {"--data": f"{dataset.fingerprint} {dataset.pixels}", "a setting": repr(config)}

@@ -244,9 +244,7 @@ def train(
                 if not (source.items and {"size", "channels"} <= given.keys()):
                     facts |= probe(source, console, stop.reason)
             preset = preset or preset_for(given, facts, where.type)
-            timed = time_limit is not None
-            config, origins = resolve(given, facts, preset, native_precision(where), timed)
-            fits = timed and config.steps == MOST_STEPS
+            config, origins = resolve(given, facts, preset, native_precision(where), timed=time_limit is not None)
 
             from ..memory import enough
             from ..run import check_folder
@@ -258,7 +256,7 @@ def train(
                 with enough(config, where):
                     expected = expected_seconds(config, where)
                 told = f"{config.steps} steps take {in_words(expected)}"
-                if fits and time_limit is not None:
+                if time_limit is not None and config.steps == MOST_STEPS:
                     count = float(f"{config.steps * time_limit / expected:.2g}")
                     told = f"{duration(time_limit)} gives about {count:.0f} steps"
                 console.notice(f"{told} on this machine, as timed with made-up images")
@@ -284,7 +282,6 @@ def train(
                         data_memory=data_memory,
                         chosen=_chosen(preset, config, origins),
                         graphs=not no_graph,
-                        fits=fits,
                     )
                 if here.leads:
                     click.echo(os.fsencode(done))
