@@ -5,11 +5,10 @@
 First each setting is timed: `wgan train` for --pace seconds, with all cores, imports included and images read before;
 nothing else may run meanwhile. Then a run is made for each time of --at, of as many steps as that time takes at that
 pace, --processes runs at once with a thread each, which takes less time than one after the other and gives the same
-samples but for last bits.
-`wgan evaluate` compares samples with the images that were held out. The distance is the mean of the levels of the
-pyramid, and with --features, as of `wgan evaluate`, there is the Fréchet distance too. `floor` is that of other
-held-out images. OUT/SETTING-SEED-SECONDS.png has samples, OUT/results.jsonl what was found; what is in there is not
-done again.
+samples but for last bits. `wgan evaluate` compares samples with the images that were held out. The distance is the mean
+of the levels of the pyramid, and with --features, as of `wgan evaluate`, there is the Fréchet distance too. `floor` is
+that of other held-out images. OUT/SETTING-SEED-SECONDS.png has samples, OUT/results.jsonl what was found; what is in
+there is not done again.
 """
 
 from __future__ import annotations
