@@ -72,15 +72,16 @@ def train(size: int, *words: str, mishap: str = "", given: tuple[str, ...] = ())
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_steps_are_those_of_one_process(here: Path, size: int) -> None:
-    """For every variant and norm, with uneven shares: weights, figures, and what is drawn."""
+    """For every variant and norm, with uneven shares: weights, figures, and what is drawn. Nothing is left of gloo."""
     process = torchrun(size, PEERS, "equal", here)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     reports = [json.loads((here / f"{rank}.json").read_text()) for rank in range(size)]
     torch.manual_seed(0)
-    assert sum((part for _, part in reports), []) == torch.rand(7, 2).tolist()
+    assert sum((part for _, part, _ in reports), []) == torch.rand(7, 2).tolist()
     assert reports[0][0].keys() >= {"dragan mlp", "r3", "batch norm in both"}
-    for found, _ in reports:
+    for found, _, threads in reports:
+        assert not [name for name in threads if "gloo" in name]  # or the interpreter aborts at its end, now and then
         wrong = {name: f for name, f in found.items() if not (f["drawn"] and f["weights"] < 1e-4 > f["figures"])}
         assert not wrong
 

@@ -86,6 +86,10 @@ def joined(device: torch.device, hang_limit: float) -> Iterator[None]:
         yield
         return
     import torch.distributed as dist
+
+    # Optimizers import this. If a group is there by then, functions in it keep it as a default argument: it outlives
+    # its end, and gloo's threads the interpreter, which then aborts now and then.
+    import torch.distributed.fsdp  # noqa: F401
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
