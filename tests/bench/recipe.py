@@ -7,14 +7,16 @@ nothing else may run meanwhile. Then a run is made for each time of --at, of as 
 pace, --processes runs at once with a thread each, which takes less time than one after the other and gives the same
 samples but for last bits. `wgan evaluate` compares samples with the images that were held out. The distance is the mean
 of the levels of the pyramid, and with --features, as of `wgan evaluate`, there is the Fréchet distance too. `floor` is
-that of other held-out images. OUT/SETTING-SEED-SECONDS.png has samples, OUT/results.jsonl what was found; what is in
-there is not done again.
+that of other held-out images. With --goal, the seconds to that distance (with --features: Fréchet distance) are told of
+each seed, between the times of --at by a straight line on log axes. OUT/SETTING-SEED-SECONDS.png has samples,
+OUT/results.jsonl what was found; what is in there is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shutil
@@ -22,10 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default=".*", help="settings that this regular expression matches")
     parser.add_argument("--features", type=Path)
+    parser.add_argument("--goal", type=float, help="a distance, to tell the seconds to")
     parser.add_argument("-n", "--count", type=int, default=400, help="samples; twice as many are held out")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("-o", "--out", type=Path, default=Path("recipe"))
@@ -98,6 +101,22 @@ def main() -> None:
                 report(result)
     if asked.json:
         print(json.dumps(results, indent=2))
+    elif asked.goal:
+        for setting in settings:
+            told = [seconds_to(asked.goal, results, setting, seed) for seed in range(asked.seeds)]
+            print(f"`{setting}`: {', '.join(told)} s to {asked.goal:g}")
+
+
+def seconds_to(goal: float, results: Sequence[Mapping[str, Any]], setting: str, seed: int) -> str:
+    runs = sorted((r for r in results if (r["setting"], r["seed"]) == (setting, seed)), key=lambda run: run["after"])
+    points = [(math.log(run["after"]), math.log(run.get("frechet", run["distance"]))) for run in runs]
+    level = math.log(goal)
+    if points and points[0][1] <= level:
+        return f"under {runs[0]['after']}"
+    for (early, far), (late, near) in pairwise(points):
+        if near <= level:
+            return f"{math.exp(early + (late - early) * (far - level) / (far - near)):.0f}"
+    return f"over {runs[-1]['after']}" if runs else "no"
 
 
 def pace(place: Path, words: list[str], asked: argparse.Namespace) -> Pace:
