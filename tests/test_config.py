@@ -209,13 +209,14 @@ def test_what_ends_with_the_last_step_forbids_other_steps(given: dict[str, Any])
 
 
 def test_a_cooldown_may_be_taken_back() -> None:
-    old, _ = resolve({"lr_decay": "cooldown"}, FACTS)
+    old, _ = resolve({"lr_decay": "cooldown", "upsample": "blurred"}, FACTS)
     assert differences(old, replace(old, steps=7)) == []
 
 
 def test_with_a_limit_of_time_the_fast_preset_takes_what_steps_there_are() -> None:
     config, origins = resolve({}, {"size": 28, "channels": 3}, "fast", timed=True)
     assert (config.steps, config.lr_decay, origins["steps"]) == (MOST_STEPS, "cooldown", "preset fast")
+    assert config.upsample == "blurred"
     assert resolve({"steps": 50}, FACTS, "fast", timed=True) == resolve({"steps": 50}, FACTS, "fast")
     assert resolve({}, FACTS, timed=True) == resolve({}, FACTS)
 

@@ -34,6 +34,7 @@ CLASSES = {"labels": "folders", "classes": ("cat", "dog", "eel")}
 RUNS: Mapping[str, Mapping[str, Any]] = {
     "dcgan": {"width": 128, "variant": "ns"},  # so wide that training multiplies matrices between 8x8 and 4x4
     "dcgan-nearest": {"size": (48, 28), "upsample": "nearest", "channels": 1, "width": 16},
+    "dcgan-blurred": {"size": (28, 16), "upsample": "blurred", "width": 16},
     "dcgan-self": {"size": 32, "generator_norm": "self", "upsample": "nearest", "width": 16, **CLASSES},
     "dcgan-spectral": {"variant": "hinge", "width": 32, **CLASSES},
     "mlp": {"arch": "mlp", "size": (11, 7), "width": 16},
@@ -61,6 +62,8 @@ def make(folder: Path, **settings: Any) -> Path:
                 else:
                     parameter.add_(torch.rand_like(parameter) / 10)
             for name, buffer in network.named_buffers():
+                if name.endswith("share"):
+                    buffer.fill_(0.75)  # of a blur that is coming in
                 if "running" in name:
                     buffer.add_(torch.rand_like(buffer))
         y = torch.zeros(2, dtype=torch.int64) if state.config.classes else None

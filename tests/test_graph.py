@@ -128,6 +128,10 @@ def test_a_step_waits_for_nothing_and_asks_for_the_same_each_time(
     watched(settings(variant=variant, arch=arch, classes=("a", "b")), monkeypatch)
 
 
+def test_nor_does_one_that_blurs(monkeypatch: pytest.MonkeyPatch, recording: None) -> None:
+    watched(settings(upsample="blurred"), monkeypatch)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("given", [{"variant": "clip"}, {"variant": "r3"}, {"micro_batch": 3}], ids=str)
 def test_nor_does_one_of_another_optimizer_or_in_parts(
@@ -222,6 +226,7 @@ def trained(
 
 
 SYSTEMS = [{"variant": variant, "arch": arch} for variant in VARIANTS for arch in ("mlp", "dcgan")] + [
+    {"variant": "gp", "arch": "dcgan", "upsample": "blurred", "steps": 8},  # amid the steps the blur comes in
     {"variant": "r3", "arch": "r3", "classes": ("a", "b")},
     {"variant": "gp", "arch": "resnet"},
     {"variant": "gp", "arch": "mlp", "precision": "bf16"},
@@ -271,7 +276,7 @@ def test_steps_that_read_dials_are_those_that_read_the_schedule(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("given", [{}, BUSY], ids=["plain", "busy"])
+@pytest.mark.parametrize("given", [{}, {**BUSY, "upsample": "blurred"}], ids=["plain", "busy"])
 def test_there_is_a_dial_for_all_that_changes_over_a_run(variant: str, given: dict[str, Any]) -> None:
     config = resolve({"variant": variant, "steps": 200, **given}, {"size": 16, "channels": 1})[0]
     steps = [within(config, step) for step in range(config.steps)]

@@ -1,4 +1,4 @@
-"""Networks that resample: resnet, r3, and the generator of a dcgan that doubles by nearest neighbours."""
+"""Networks that resample: resnet, r3, and the generator of a dcgan that doubles by nearest neighbours or is blurred."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from wgan_cli.config import TrainConfig, differences, resolve
 from wgan_cli.console import Console
 from wgan_cli.data.dataset import Batch, Dataset, to_pixels
 from wgan_cli.networks import ARCHITECTURES, build_critic, build_generator, parameter_count
+from wgan_cli.networks.halving import Doubling
 from wgan_cli.networks.network import Network, PiecewiseLinear, Residual
-from wgan_cli.networks.resampling import ConvMeanPool, Shrink, UpsampleConv
+from wgan_cli.networks.resampling import BlurredDoubling, ConvMeanPool, Shrink, UpsampleConv
+from wgan_cli.schedule import within
 from wgan_cli.state import State, new_state, restored_state
 from wgan_cli.step import critic_step, generator_step
 from wgan_cli.variants import VARIANTS
@@ -214,6 +216,65 @@ def test_nearest_doubling_draws_no_checkerboard_on_an_even_image() -> None:
         assert bool((pixels.max() - pixels.min()).abs() < 1e-6) == even
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_blurred_doubling_is_a_doubling_and_a_filter(share: float) -> None:
+    """That of all pixels that the doubling makes, one beyond each edge included; gradients too."""
+    layer = BlurredDoubling(5, 3).double()
+    layer.share.fill_(share)
+    x = torch.randn(2, 5, 4, 6, dtype=torch.float64, requires_grad=True)
+    wide = F.conv_transpose2d(x, layer.weight, layer.bias, stride=2)
+    row = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64)
+    taps = torch.zeros(3, 3, 3, 3, dtype=torch.float64)
+    taps[range(3), range(3)] = share * row[:, None] * row
+    taps[range(3), range(3), 1, 1] += 1 - share
+    ours, theirs = layer(x), F.conv2d(wide, taps)
+    torch.testing.assert_close(ours, theirs)
+    upstream = torch.randn_like(ours)
+    gradients = [torch.autograd.grad(y, [x, *layer.parameters()], upstream) for y in (ours, theirs)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    if not share:
+        plain = Doubling(5, 3).double()
+        plain.load_state_dict(layer.state_dict(), strict=False)
+        torch.testing.assert_close(ours, plain(x))
+
+
+def test_a_full_blur_takes_the_noise_of_single_pixels() -> None:
+    """No colour that changes from pixel to pixel is left; one that is even stays."""
+    layer = BlurredDoubling(1, 1, bias=False)
+    layer.share.fill_(1)
+    rows = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    x = torch.ones(1, 1, 6, 6)
+    with torch.no_grad():
+        for pattern in (rows[:, None] * rows, rows[:, None].expand(4, 4), rows.expand(4, 4)):
+            layer.weight.copy_(pattern)
+            assert layer(x)[..., 2:-2, 2:-2].abs().max() < 1e-6
+        layer.weight.fill_(1)
+        torch.testing.assert_close(layer(x)[..., 2:-2, 2:-2], Doubling(1, 1, bias=False)(x)[..., 2:-2, 2:-2] * 0 + 4)
+
+
+@pytest.mark.parametrize("classes", [(), ("cat", "dog")])
+def test_the_last_layer_is_blurred_as_the_run_ends(classes: tuple[str, ...]) -> None:
+    """From 0.6 to 0.8 of the steps; the average of the weights has the average of the blur."""
+    given = {"upsample": "blurred", "steps": 20, "ema": 0.5, "width": 4, "batch": 2, "classes": classes}
+    config, _ = resolve(given, {"size": 16, "channels": 1})
+    state = new_state(config, torch.device("cpu"))
+    layers = [layer for layer in state.generator.modules() if isinstance(layer, BlurredDoubling)]
+    assert [layer.weight.shape[1] for layer in layers] == [1]
+    y = torch.zeros(2, dtype=torch.int64) if classes else None
+    shares, averages, mean = [], [], 0.0
+    for _ in range(20):
+        batch = Batch(torch.zeros(2, 1, 16, 16), y)
+        critic_step(state, batch)
+        generator_step(state, batch)
+        assert state.ema is not None
+        shares.append(layers[0].share.item())
+        averages.append(next(v for k, v in state.ema.named_buffers() if k.endswith("share")).item())
+        mean += float(within(config, state.step - 1).ema) * (shares[-1] - mean)
+        assert averages[-1] == pytest.approx(mean)
+    assert shares == pytest.approx([0.0] * 12 + [0.25, 0.5, 0.75] + [1.0] * 5)
+
+
 # ---- Settings, steps and checkpoints
 
 
@@ -235,7 +296,7 @@ def test_only_dcgan_takes_upsample(arch: str) -> None:
 
 
 def test_upsample_has_choices() -> None:
-    with pytest.raises(UsageError, match="--upsample bicubic: choose one of transposed, nearest"):
+    with pytest.raises(UsageError, match="--upsample bicubic: choose one of transposed, nearest, blurred"):
         TrainConfig(upsample="bicubic")
 
 
@@ -255,7 +316,12 @@ def steps(state: State, numbers: range) -> None:
         generator_step(state, Batch(real))
 
 
-CASES = [("resnet", {}), ("r3", {}), ("dcgan", {"upsample": "nearest"})]
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("resnet", {}),
+    ("r3", {}),
+    ("dcgan", {"upsample": "nearest"}),
+    ("dcgan", {"upsample": "blurred", "steps": 5}),  # amid which the blur comes in
+]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -282,7 +348,7 @@ def test_a_step_reads_nothing_on_the_host(arch: str, monkeypatch: pytest.MonkeyP
     assert all(value.device == meta for value in figures.values())
 
 
-@pytest.mark.parametrize(("arch", "given"), CASES, ids=[arch for arch, _ in CASES])
+@pytest.mark.parametrize(("arch", "given"), CASES, ids=[f"{arch}-{given.get('upsample', '')}" for arch, given in CASES])
 @pytest.mark.parametrize("variant", ["gp", "hinge"])
 def test_a_checkpoint_goes_on_bit_for_bit(arch: str, given: dict[str, Any], variant: str, tmp_path: Path) -> None:
     """Networks restored from a checkpoint are built on the meta device: nothing of them may stay there."""

@@ -345,7 +345,7 @@ def test_the_schedule_of_r3_is_half_a_cosine_over_a_fifth_of_the_steps() -> None
     config = settings(variant="r3", steps=1000, ema=0.99)
     half, end = (1 + 0.25) / 2, 0.25
     for step, *expected in (0, 1, 1, 1, 1), (100, half, 0.55, 0.55, 1 - 0.99**2), (200, end, 0.1, 0.1, 0.01):
-        assert scheduled(config, step) == pytest.approx((*expected, 0))
+        assert scheduled(config, step) == pytest.approx((*expected, 0, 0))
     assert scheduled(config, 50).lr == pytest.approx(1 - 0.75 * (1 - math.cos(math.pi / 4)) / 2)
     assert scheduled(config, 999) == scheduled(config, 200)
     assert scheduled(settings(variant="r3", steps=1000, lr_decay="linear"), 600).lr == pytest.approx(0.4 * end)

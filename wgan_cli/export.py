@@ -29,7 +29,7 @@ from .data.dataset import to_pixels
 from .files import replacing, try_lock
 from .networks import build_critic, build_generator
 from .networks.halving import Doubling, Halving
-from .networks.resampling import ConvMeanPool, UpsampleConv
+from .networks.resampling import BlurredDoubling, ConvMeanPool, UpsampleConv
 from .sample import CHUNK, generate, latents
 
 # The packages that each form takes to be written and to be run.
@@ -105,11 +105,14 @@ def _plain(net: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(layer):
             parametrize.remove_parametrizations(layer, "weight")
         if isinstance(layer, (Halving, Doubling, ConvMeanPool, UpsampleConv)):
-            kernel = layer.kernel if isinstance(layer, (ConvMeanPool, UpsampleConv)) else layer.weight
+            kernel = layer.weight
+            if isinstance(layer, (BlurredDoubling, ConvMeanPool, UpsampleConv)):
+                kernel = layer.kernel
             up = isinstance(layer, (Doubling, UpsampleConv))
             maps_in, maps_out = kernel.shape[:2] if up else kernel.shape[1::-1]
             kind = nn.ConvTranspose2d if up else nn.Conv2d
-            plain = kind(maps_in, maps_out, 4, stride=2, padding=1, bias=layer.bias is not None, device="meta")
+            size, biased = kernel.shape[-1], layer.bias is not None
+            plain = kind(maps_in, maps_out, size, stride=2, padding=size // 2 - 1, bias=biased, device="meta")
             plain.weight = nn.Parameter(kernel.contiguous(), requires_grad=False)
             plain.bias = layer.bias
             net.set_submodule(name, plain)

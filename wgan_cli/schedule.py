@@ -11,6 +11,7 @@ from torch import Tensor
 from .config import TrainConfig
 
 COOLDOWN = 0.4  # of the steps, over which --lr-decay cooldown takes the rates to 0
+BLURS = (0.6, 0.8)  # of the steps, between which the blur of --upsample blurred comes in
 
 
 class Now(NamedTuple):
@@ -21,6 +22,7 @@ class Now(NamedTuple):
     beta2: float | Tensor  # the same of 1 - β2
     ema: float | Tensor  # 1 - decay
     noise: float | Tensor  # deviation of the instance noise
+    blur: float | Tensor  # share of it in the generator's last layer
 
 
 def scheduled(config: TrainConfig, step: int) -> Now:
@@ -33,24 +35,27 @@ def scheduled(config: TrainConfig, step: int) -> Now:
         "cooldown": min(1.0, (1 - done) / COOLDOWN),
     }[config.lr_decay]
     noise = config.instance_noise * (1 - done)
+    blur = min(1.0, max(0.0, (done - BLURS[0]) / (BLURS[1] - BLURS[0]))) if config.upsample == "blurred" else 0.0
     schedule = config.record.schedule
     if not schedule:
-        return Now(decay, 1.0, 1.0, 1 - min(config.ema, (1 + step) / (10 + step)), noise)
+        return Now(decay, 1.0, 1.0, 1 - min(config.ema, (1 + step) / (10 + step)), noise, blur)
     way = (1 - math.cos(math.pi * min(1.0, done / schedule.burn_in))) / 2  # from 0 to 1
     lr, gp_weight, beta2 = (1 + way * (end - 1) for end in (schedule.lr, schedule.gp_weight, schedule.beta2))
     ema = 1 - config.ema ** (1 / way) if way else 1.0  # the half-life times `way`
-    return Now(decay * lr, gp_weight, beta2, ema, noise)
+    return Now(decay * lr, gp_weight, beta2, ema, noise, blur)
 
 
 def within(config: TrainConfig, step: int) -> Now:
-    """For the step after so many: the average is taken when the step is done."""
-    return scheduled(config, step)._replace(ema=scheduled(config, step + 1).ema)
+    """For the step after so many: the average is taken, and the blur changes, when the step is done."""
+    after = scheduled(config, step + 1)
+    return scheduled(config, step)._replace(ema=after.ema, blur=after.blur)
 
 
 def dials(config: TrainConfig, device: torch.device) -> Now:
     """Tensors [] for what changes over this run, to be turned before each step; numbers for what stays."""
     burns_in = config.record.schedule is not None
-    varies = Now(burns_in or config.lr_decay != "none", burns_in, burns_in, config.ema > 0, config.instance_noise > 0)
+    decays, noisy, blurs = config.lr_decay != "none", config.instance_noise > 0, config.upsample == "blurred"
+    varies = Now(burns_in or decays, burns_in, burns_in, config.ema > 0, noisy, blurs)
     start = within(config, 0)
     return Now(*(torch.tensor(x, device=device) if moves else x for x, moves in zip(start, varies, strict=True)))
 

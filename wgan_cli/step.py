@@ -17,6 +17,7 @@ from .config import TrainConfig
 from .data.dataset import Batch
 from .distributed import add_up, drawn, weight
 from .networks import has_batch_norm
+from .networks.resampling import BlurredDoubling
 from .penalty import critic_penalty, draw_points
 from .schedule import Now, within
 from .state import State
@@ -95,6 +96,8 @@ def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
     found = _update(state.optimizer_generator, found, now, averages=folded)
     state.critic.requires_grad_(True)
     state.step += 1
+    if config.upsample == "blurred":
+        _blur(state.generator, now.blur)
     if state.ema is not None:
         _average(state.ema, state.generator, now.ema, statistics_only=bool(folded))
     return found
@@ -189,6 +192,12 @@ def _update(
     if clip is not None:
         ops.clamp_(params, clip)
     return figures
+
+
+def _blur(generator: nn.Module, share: float | Tensor) -> None:
+    for layer in generator.modules():
+        if isinstance(layer, BlurredDoubling):
+            layer.share.fill_(share)
 
 
 @torch.no_grad()

@@ -109,7 +109,12 @@ def _variants_text() -> str:
     type=click.Choice(GENERATOR_NORMS),
     help="Of a dcgan; self: the latent scales and shifts each feature map.",
 )
-@setting("upsample", NETWORKS, type=click.Choice(UPSAMPLES), help="How the generator of a dcgan doubles a side.")
+@setting(
+    "upsample",
+    NETWORKS,
+    type=click.Choice(UPSAMPLES),
+    help="How the generator of a dcgan doubles a side; blurred: transposed, smoothed late.",
+)
 @setting("ema", NETWORKS, help="Decay of the generator's averaged weights; 0 keeps none.")
 @setting("clip", LOSS, help="Critic weights stay in [-CLIP, CLIP].")
 @setting("gp_weight", LOSS, help="Weight of the gradient penalty.")

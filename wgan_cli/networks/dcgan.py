@@ -30,6 +30,9 @@ def generator(config: TrainConfig) -> Network:
     """[B, L] -> [B, C, H, W] in [-1, 1]: linear to a 4x4 grid, then doublings, by transposed convolution or
     (--upsample nearest) by nearest-neighbour upsampling and a 3x3 convolution, which weigh all pixels alike.
 
+    With --upsample blurred the last transposed convolution is blurred as the run ends (`schedule`): noise of single
+    pixels goes.
+
     With --generator-norm self the latent scales and shifts each feature map after its batch norm (Chen et al. 2019,
     arXiv 1810.01365, equations 1 and 2, with one linear layer where the paper has two): colour, which is one thing all
     over an image, needs no way through the convolutions.
@@ -39,9 +42,10 @@ def generator(config: TrainConfig) -> Network:
     from .batch_norm import BatchNorm2d, ModulatedBatchNorm2d
     from .halving import Doubling
     from .network import Modulated, Network
-    from .resampling import UpsampleConv
+    from .resampling import BlurredDoubling, UpsampleConv
 
-    double = UpsampleConv if config.upsample == "nearest" else Doubling
+    double: type[nn.Module] = UpsampleConv if config.upsample == "nearest" else Doubling
+    last = BlurredDoubling if config.upsample == "blurred" else double
     modulates = config.generator_norm == "self"
     norm: Callable[[int], nn.Module] = partial(ModulatedBatchNorm2d, latent=config.latent) if modulates else BatchNorm2d
     maps, (height, width) = _feature_maps(config)[::-1], grid(config.sides)
@@ -49,7 +53,7 @@ def generator(config: TrainConfig) -> Network:
     layers: list[nn.Module] = [norm(maps[0]), nn.ReLU(inplace=True)]
     for maps_in, maps_out in pairwise(maps):
         layers += [double(maps_in, maps_out, bias=False), norm(maps_out), nn.ReLU(inplace=True)]
-    layers += [double(maps[-1], config.channels), nn.Tanh()]
+    layers += [last(maps[-1], config.channels), nn.Tanh()]
     first = nn.Unflatten(1, (maps[0], height, width))
     kind = Modulated if modulates else Network
     network = kind(project=project, grid=first, net=nn.Sequential(*layers), crop=margin(config.sides, -1))

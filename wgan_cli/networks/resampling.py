@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .halving import halved, transposed
+from .halving import Doubling, halved, transposed
 
 
 class ConvMeanPool(nn.Conv2d):
@@ -43,6 +43,34 @@ class UpsampleConv(nn.Conv2d):
     def forward(self, image: Tensor) -> Tensor:
         doubled = transposed(image, self.kernel)
         return doubled if self.bias is None else doubled + self.bias.view(-1, 1, 1).to(doubled.dtype)
+
+
+class BlurredDoubling(Doubling):
+    """[B, O, h, w] -> [B, C, 2h, 2w]: `Doubling`, then [1, 2, 1] / 4 along each axis, which StyleGAN has after its
+    upsampling (Karras et al. 2019), as far as `share` says: 0 not at all, 1 in full; weight [O, C, 4, 4].
+
+    Both are one transposed convolution, of the kernel that is the weight convolved with the filter.
+    """
+
+    def __init__(self, maps_in: int, maps_out: int, bias: bool = True) -> None:
+        super().__init__(maps_in, maps_out, bias)
+        self.register_buffer("share", torch.zeros(()))
+        self.share: Tensor
+
+    @property
+    def kernel(self) -> Tensor:
+        """[O, C, 6, 6]."""
+        row = torch.ones(3, dtype=self.weight.dtype, device=self.weight.device)
+        row[1] = 2
+        blur = row[:, None] * row / 16
+        nothing = torch.zeros_like(blur)
+        nothing[1, 1] = 1
+        filters = nothing.lerp(blur, self.share)[None, None]
+        maps_in, maps_out = self.weight.shape[:2]
+        return F.conv2d(self.weight.reshape(-1, 1, 4, 4), filters, padding=2).view(maps_in, maps_out, 6, 6)
+
+    def forward(self, image: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return F.conv_transpose2d(image, self.kernel, self.bias, stride=2, padding=2)
 
 
 def _widened(weight: Tensor) -> Tensor:
