@@ -59,10 +59,17 @@ def table(results: Results) -> str:
     for name in NAMES:
         cells = [results[column].get(name, {}).get("verdict", "–") for column in COLUMNS]
         rows.append(f"| `{name}` | {' | '.join(cells)} |")
-    minutes = sum(of["cpu_minutes"] for of in results["first"].values())
-    of = next(iter(results["first"].values()), None)
-    about = f"On {of['processor']}, torch {of['torch']}, {of['arithmetic']}: {minutes:.0f} CPU minutes." if of else ""
-    return "\n".join([*rows, "", about, ""])
+    return "\n".join([*rows, "", *(machines(title, results[column]) for column, title in COLUMNS.items()), ""])
+
+
+def machines(title: str, of_column: dict[str, Any]) -> str:
+    """A line of where a column was made, which may be in parts."""
+    minutes: dict[str, float] = {}
+    for of in of_column.values():
+        where = f"{of['processor']}, {of['arithmetic']}, torch {of['torch']}"
+        minutes[where] = minutes.get(where, 0) + of["cpu_minutes"]
+    parts = [f"on {where}, {count:.0f} CPU minutes" for where, count in minutes.items()]
+    return f"- {title}: {'; '.join(parts) or 'not run yet'}"
 
 
 def verdict(name: str, results: Results) -> str:
