@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -243,6 +245,13 @@ class Check:
         return f"{told}, limit {' and '.join(limits)}" + (f": {self.met} of {count} runs" if count > 1 else "")
 
 
+def processor() -> str:
+    try:
+        return re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
 def finish(plan: Plan, figure: Figure, checks: Sequence[Check], notes: str = "", colours: int = 64) -> None:
     """Write the picture, of few colours to be small, and the verdict with the figures that it was judged by."""
     buffer = BytesIO()
@@ -261,6 +270,7 @@ def finish(plan: Plan, figure: Figure, checks: Sequence[Check], notes: str = "",
         "cpu_minutes": round(sum(run["cpu_seconds"] for run in runs) / 60, 1),
         "arithmetic": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
+        "processor": processor(),
     }
     (plan.out / f"{plan.name}.json").write_text(json.dumps(content, indent=1) + "\n")
     (plan.out / f"{plan.name}.txt").write_text(f"{verdict} {plan.name}: {told}\n")

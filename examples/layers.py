@@ -27,10 +27,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(seed: int, setting: str, width: int, steps: int) -> list[float]:
+def run(seed: int, setting: str, width: int, steps: int, rate: float) -> list[float]:
     """Norm of the gradient with respect to each hidden layer's output, after `steps` generator steps."""
     mlp.HIDDEN_LAYERS = 11  # and the linear one at the end
-    state = points_state(width=width, latent=2, lr=LR, seed=seed, **SETTINGS[setting])
+    state = points_state(width=width, latent=2, lr=rate, seed=seed, **SETTINGS[setting])
     data = Dataset(toy_points("swissroll"), "")
     torch.manual_seed(seed)
     for network in (state.generator, state.critic):
@@ -55,7 +55,7 @@ def run(seed: int, setting: str, width: int, steps: int) -> list[float]:
 def main(plan: Plan) -> None:
     width, steps = plan.short((16, 2), (512, 60))
     jobs = {
-        f"{number}-{seed}": (seed, setting, width, steps)
+        f"{number}-{seed}": (seed, setting, width, steps, LR)
         for seed in plan.seeds
         for number, setting in enumerate(SETTINGS)
     }
@@ -67,12 +67,13 @@ def main(plan: Plan) -> None:
         label = None if spans[setting] else setting
         spans[setting].append(max(row) / max(min(row), 1e-45))
         axes.semilogy(np.arange(len(row)) + 1, row, f"C{list(SETTINGS).index(setting)}.-", alpha=0.6, label=label)
-    axes.set(xlabel="hidden layer of the critic", ylabel="gradient norm of the critic's loss", xticks=range(1, 12))
+    axes.set(xlabel="hidden layer of the critic (gradients pass from right to left)", xticks=range(1, 12))
+    axes.set_ylabel("gradient norm of the critic's loss")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     limits = [{"most": LIMIT_PENALTY} if "penalty" in setting else {"least": LIMIT_CLIPPING} for setting in SETTINGS]
     checks = [
-        Check(f"norms span, {setting}", spans[setting], **limit, form=".2g")
+        Check(f"largest norm over the smallest, {setting}", spans[setting], **limit, form=".2g")
         for setting, limit in zip(SETTINGS, limits, strict=True)
     ]
     finish(plan, figure, checks)

@@ -55,7 +55,7 @@ def main(plan: Plan) -> None:
             modes_axes.plot(at, found["covered"], ".-", **look)
     distance_axes.set(xlabel="generator steps", ylabel="sliced Wasserstein distance\nof samples to data")
     modes_axes.set(xlabel="generator steps", ylabel="modes covered", ylim=(-0.3, 8.3))
-    distance_axes.legend(fontsize="small")
+    figure.legend(*distance_axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize="small")
     ratios = [without / with_it for without, with_it in zip(medians[0.0], medians[0.5], strict=True)]
     told = [f"{statistics.median(most[noise]):g}" for noise in NOISES]
     finish(

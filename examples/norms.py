@@ -65,7 +65,7 @@ def off(seed: int, norm: str, gap: float, steps: int) -> float:
     state.generator, real = Segment(gap), Segment(0)
     random = torch.Generator().manual_seed(seed + 1)
     for step in range(steps):
-        state.optimizer_critic.param_groups[0]["lr"] = state.optimizer_critic.defaults["lr"] = 1e-3 * (1 - step / steps)
+        state.optimizer_critic.defaults["lr"] = 1e-3 * (1 - step / steps)
         critic_step(state, Batch(real(torch.randn(256, 1, generator=random))))
     x, y = real(torch.randn(10_000, 1, generator=random)), state.generator(torch.randn(10_000, 1, generator=random))
     with torch.no_grad():

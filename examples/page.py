@@ -1,13 +1,12 @@
 """Put what the experiments found onto the page: python page.py
 
-Reads out/, out-avx2/ and out-seeds/, as far as they are there, keeps their verdicts in results/COLUMN.json and the
+Reads out/, out-native/ and out-seeds/, as far as they are there, keeps their verdicts in results/COLUMN.json and the
 pictures of out/ in pictures/, and writes the table and the verdicts of README.md anew from results/.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import re
 import shutil
 import textwrap
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-COLUMNS = {"first": "verdict", "avx2": "another arithmetic", "seeds": "other seeds"}
+COLUMNS = {"first": "verdict", "native": "another arithmetic", "seeds": "other seeds"}
 NAMES = re.search(r"^EXPERIMENTS := (.*)$", (HERE / "Makefile").read_text(), re.M)[1].split()  # type: ignore[index]
 Results = dict[str, dict[str, Any]]  # of each column, of each experiment
 
@@ -30,19 +29,12 @@ def collect(column: str, out: Path) -> None:
     known = json.loads(file.read_text()) if file.exists() else {}
     for name in NAMES:
         if (out / f"{name}.json").exists():
-            known[name] = json.loads((out / f"{name}.json").read_text()) | {"processor": processor()}
+            known[name] = json.loads((out / f"{name}.json").read_text())
             if column == "first":
                 shutil.copyfile(out / f"{name}.png", HERE / f"pictures/{name}.png")
     file.write_text(
         json.dumps({name: known[name] for name in NAMES if name in known}, indent=1, ensure_ascii=False) + "\n"
     )
-
-
-def processor() -> str:
-    try:
-        return re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)[0]
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
 
 
 def rendered(page: str, results: Results) -> str:
@@ -73,7 +65,7 @@ def machines(title: str, of_column: dict[str, Any]) -> str:
 
 
 def verdict(name: str, results: Results) -> str:
-    parts = []
+    parts: list[str] = []
     for column, title in COLUMNS.items():
         if name not in results[column]:
             continue
@@ -81,8 +73,9 @@ def verdict(name: str, results: Results) -> str:
         seeds = f"seed{'s' if len(of['seeds']) > 1 else ''} {of['seeds'][0]}" + (
             f" to {of['seeds'][-1]}" if len(of["seeds"]) > 1 else ""
         )
-        if column == "first":
-            parts += [f"![{name}](pictures/{name}.png)", "", f"**{of['verdict']}**, {seeds}:", ""]
+        if not parts:  # of the first column, and of the next one where that is not made yet
+            about = seeds if column == "first" else f"{title}, {seeds}"
+            parts += [f"![{name}](pictures/{name}.png)", "", f"**{of['verdict']}**, {about}:", ""]
             lines = [f"{text}{'' if shown else ' (not met)'}" for text, shown in of["checks"]]
             lines += [f"beside this: {of['notes']}"] if of["notes"] else []
         else:

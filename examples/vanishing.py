@@ -111,7 +111,8 @@ def main(plan: Plan) -> None:
             points.append((x, y))
             medians.append(np.median(y / x) if near.any() else np.nan)
             name = f"{e} epoch{'s' if e > 1 else ''}" if seed == plan.seeds[0] else None
-            line.loglog(odds(found["epsilon"]), found["gan norm"], f"C{colour}.", markersize=3, alpha=0.6, label=name)
+            line.loglog(odds(found["epsilon"]), found["gan norm"], ".", color="0.8", markersize=3)
+            line.loglog(x, y, f"C{colour}.", markersize=3, alpha=0.6, label=name)
             for axes, loss in zip(panels, ("gan", "ns", "gp"), strict=True):
                 at = times(critic_steps if loss == "gp" else steps)
                 axes.loglog(at, found[f"{loss} norm"], f"C{colour}", alpha=0.7, linewidth=1)
@@ -127,9 +128,12 @@ def main(plan: Plan) -> None:
         constants.append(np.max(medians) / np.min(medians))
     ends = np.array([odds(np.array([r["epsilon"].min() for r in runs.values()])).min(), 1])
     line.loglog(ends, ends * np.nanmedian([r["gan norm"][-1] / odds(r["epsilon"][-1]) for r in runs.values()]), "k:")
+    line.annotate("slope 1", (0.97, 0.9), xycoords="axes fraction", ha="right", fontsize="small")
     line.set(title="saturating, by ε", xlabel="ε / (1 − ε)", ylabel="gradient norm of the generator")
-    line.legend(title="generator after", fontsize="x-small", title_fontsize="x-small")
-    for axes, title in zip(panels, ("saturating: log(1 − D)", "−log D", "Wasserstein critic (gp)"), strict=True):
+    line.legend(title="generator after", fontsize="small", title_fontsize="small")
+    panels[0].set_ylabel("norm (dotted: deviation)")
+    titles = ("saturating (their figure 2)", "−log D (their figure 3)", "Wasserstein critic (gp)")
+    for axes, title in zip(panels, titles, strict=True):
         axes.set(title=title, xlabel="discriminator or critic steps")
         axes.sharey(panels[0])
         axes.grid(alpha=0.3)

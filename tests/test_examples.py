@@ -74,7 +74,7 @@ def test_a_page_of_made_up_results(claims: ModuleType) -> None:
         "seeds": [0, 1],
     }
     of |= {"cpu_minutes": 3.0, "processor": "P", "torch": "T", "arithmetic": "A"}
-    results = {"first": {"lines": of}, "avx2": {"lines": of | {"verdict": "PASS"}}, "seeds": {}}
+    results = {"first": {"lines": of}, "native": {"lines": of | {"verdict": "PASS"}}, "seeds": {}}
     made = page.rendered(PAGE, results)
     assert "| `lines` | FAIL | PASS | – |\n| `vanishing` | – | – | – |" in made
     assert "**FAIL**, seeds 0 to 1:\n\n- a figure: 1, limit 2 or more (not met)\n" in made
