@@ -62,8 +62,12 @@ def equal(out: Path) -> None:
             check = {f"{key}": value for key, value in together.critic.state_dict().items()}
             distributed.check_alike(name, check)  # to the last bit
         part = distributed.drawn(torch.rand, distributed.share().stop - distributed.share().start, 2)
-    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]  # as Linux tells them
-    (out / f"{distributed.place().rank}.json").write_text(json.dumps([found, part.tolist(), threads]))
+    (out / f"{distributed.place().rank}.json").write_text(json.dumps([found, part.tolist(), threads()]))
+
+
+def threads() -> list[str]:
+    """Names of this process's, as Linux tells them."""
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 
 
 def run(given: dict[str, Any]) -> tuple[State, dict[str, float]]:
@@ -125,4 +129,7 @@ if __name__ == "__main__":
     watchdog.SILENT = 3.0 if mode == "train:stopped" else 60.0
     mishap(mode.removeprefix("train:"))
     sys.argv[1:] = ["train", *words]
-    main()
+    try:
+        main()
+    finally:
+        Path(f"{distributed.place().rank}.threads").write_text(" ".join(threads()))

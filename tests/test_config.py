@@ -216,7 +216,10 @@ def test_a_cooldown_may_be_taken_back() -> None:
 def test_with_a_limit_of_time_the_fast_preset_takes_what_steps_there_are() -> None:
     config, origins = resolve({}, {"size": 28, "channels": 3}, "fast", timed=True)
     assert (config.steps, config.lr_decay, origins["steps"]) == (MOST_STEPS, "cooldown", "preset fast")
-    assert config.upsample == "blurred"
+    assert config.upsample == "blurred" and config.by_time
+    for ending in ({"lr_decay": "linear"}, {"instance_noise": 0.1}):  # which a time that nobody knows would cut
+        assert resolve(ending, FACTS, "fast", timed=True)[0].steps == 10_000
+        assert not resolve({**ending, "steps": MOST_STEPS}, FACTS)[0].by_time
     assert resolve({"steps": 50}, FACTS, "fast", timed=True) == resolve({"steps": 50}, FACTS, "fast")
     assert resolve({}, FACTS, timed=True) == resolve({}, FACTS)
 

@@ -210,7 +210,8 @@ def test_two_machines(here: Path, tmp_path_factory: pytest.TempPathFactory) -> N
 
 
 def test_sigterm_to_torchrun_saves_and_ends(here: Path) -> None:
-    process = torchrun(2, "-m", "wgan_cli", "train", *TRAIN, "--steps", "100000")
+    """And nothing is left of gloo, whose threads may abort the interpreter at its end."""
+    process = torchrun(2, PEERS, "train:", *TRAIN, "--steps", "100000")
     log = here / "run/metrics.jsonl"
     wait_for(lambda: log.exists() and log.stat().st_size > 0, process)
     process.terminate()
@@ -219,6 +220,8 @@ def test_sigterm_to_torchrun_saves_and_ends(here: Path) -> None:
     found = re.fullmatch(r"Stopped by SIGTERM at step (\d+) of 100000, saved in run/ckpt.pt", stopped)
     assert found and checkpoint.load(here / "run/ckpt.pt")[0]["step"] == int(found[1])
     assert "To go on: torchrun --nproc-per-node 2 -m wgan_cli train --data imgs" in " ".join(said)
+    for rank in range(2):
+        assert "gloo" not in (here / f"{rank}.threads").read_text()
 
 
 def test_what_is_wrong_is_told_once(here: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,19 @@ def test_a_dataset_json_that_leaves_an_image_without_a_class_is_refused(
     data = with_json(pictures(tmp_path / "imgs", {"x": 2, "y": 1}), content)
     with pytest.raises(DataError, match=message):
         labels(data, "file")
+
+
+def test_a_damaged_zip_of_labels_is_bad_data(tmp_path: Path) -> None:
+    data = with_json(pictures(tmp_path / "imgs", {"x": 2, "y": 1}), {"labels": [["x/00.png", 1]]})
+    path = Path(shutil.make_archive(str(tmp_path / "all"), "zip", data))
+    source = open_source(str(path), io.BytesIO())
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo("dataset.json")
+    content[entry.header_offset + 30 + len("dataset.json") + 3] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"dataset\.json: cannot be read"):
+        read_labels(source, "file")
 
 
 def arrays(path: Path, **content: Any) -> Path:

@@ -9,6 +9,8 @@ import json
 import math
 import os
 import signal
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -290,22 +292,32 @@ def test_rates_fall_to_0_over_the_steps() -> None:
         assert [scheduled(config, step).lr for step in (0, 10, 24, 36)] == pytest.approx(expected)
 
 
+def test_a_run_of_one_step_has_no_rate_under_0(tmp_path: Path) -> None:
+    """Neither have the steps beyond it, that its memory is counted by."""
+    for decay in ("linear", "cosine", "cooldown"):
+        run(settings(arch="mlp", variant="clip", lr_decay=decay, steps=1), tmp_path / decay)
+        assert scheduled(settings(lr_decay=decay, steps=1), 2).lr == pytest.approx(0)
+
+
 def test_a_run_that_fits_the_time_cools_down_in_the_last_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that goes on by a tick when it is looked at."""
-    ticks, rates = itertools.count(), list[float]()
+    ticks, rates, blurs = itertools.count(), list[float](), list[float]()
     clock = SimpleNamespace(monotonic=lambda: next(ticks) / 100)
     monkeypatch.setattr(training, "time", clock)
     monkeypatch.setattr("wgan_cli.signals.time", clock)
 
     def step(state: State, batch: Batch) -> dict[str, torch.Tensor]:
         rates.append(float(present(state).lr))
+        blurs.append(float(present(state).blur))
         return generator_step(state, batch)
 
     monkeypatch.setattr(training, "generator_step", step)
-    given = {"arch": "mlp", "n_critic": 1, "lr_decay": "cooldown", "steps": MOST_STEPS, "save_every": 10}
+    given = {"width": 2, "n_critic": 1, "lr_decay": "cooldown", "upsample": "blurred"}
+    given |= {"steps": MOST_STEPS, "save_every": 10}
     began = 0.0
     for _ in range(2):  # the same command again goes on for as long
         rates.clear()
+        blurs.clear()
         path = run(settings(**given), tmp_path, time_limit=10.0)
         ended = next(ticks) / 100
         assert 9 < ended - began < 10.1, "in time, and with most of the time taken"
@@ -315,9 +327,27 @@ def test_a_run_that_fits_the_time_cools_down_in_the_last_of_it(tmp_path: Path, m
         assert content["config"]["steps"] == config["steps"] == content["step"] == done
         cool = next(i for i, rate in enumerate(rates) if rate < 1)
         assert 0.55 < cool / len(rates) < 0.75, "three fifths of the steps before"
-        first = done - len(rates)
-        expected = [min(1.0, (1 - (first + i) / done) / 0.4) for i in range(cool, len(rates))]
-        assert rates == pytest.approx([1.0] * cool + expected)
+        count = len(rates)
+        assert config["begun"] == content["config"]["begun"] == done - count
+        expected = [min(1.0, (1 - i / count) / 0.4) for i in range(count)]
+        assert rates == pytest.approx(expected, abs=0.05) and rates[cool:] == pytest.approx(expected[cool:])
+        expected = [min(1.0, max(0.0, ((i + 1) / count - 0.6) / 0.2)) for i in range(count)]  # as the step is done
+        assert blurs[: cool - 1] == [0.0] * (cool - 1) and blurs[cool:] == pytest.approx(expected[cool:])
+
+
+def test_a_finished_run_goes_on_at_its_full_rate_and_cools_down_again(tmp_path: Path) -> None:
+    """Counted from where it went on, of a run that was stopped since as well."""
+    longer = settings(width=2, n_critic=1, lr_decay="cooldown", upsample="blurred", steps=15)
+    run(replace(longer, steps=10), tmp_path)
+    for stops in range(3):
+        with pytest.raises(StoppedError) if stops < 2 else nullcontext():
+            run(longer, tmp_path, time_limit=0.0 if stops < 2 else None)
+        content = torch.load(tmp_path / "ckpt.pt", weights_only=True)
+        config = TrainConfig.from_dict(content["config"])
+        assert (config.begun, config.steps) == (10, 15)
+    assert content["step"] == 15
+    found = [scheduled(config, step)[::5] for step in range(10, 17)]  # the rate and the blur
+    assert found == [pytest.approx(of) for of in ((1, 0), (1, 0), (1, 0), (1, 0), (0.5, 1), (0, 1), (0, 1))]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
@@ -597,8 +627,12 @@ def test_keep_goes_by_the_number_and_leaves_what_is_not_its_own(tmp_path: Path) 
     with folder.recording(state, tensorboard=False):
         for state.step in (999_999, 1_000_000):
             folder.save(state, images(), numbered=True)
-    assert sorted(p.name for p in tmp_path.glob("ckpt*")) == ["ckpt-1000000.pt", "ckpt-best.pt", "ckpt.pt"]
-    assert checkpoint.load(tmp_path / "ckpt.pt")[0]["step"] == 1_000_000
+        assert sorted(p.name for p in tmp_path.glob("ckpt*")) == ["ckpt-1000000.pt", "ckpt-best.pt", "ckpt.pt"]
+        assert checkpoint.load(tmp_path / "ckpt.pt")[0]["step"] == 1_000_000
+        state.step = 600  # of a run that was taken back
+        folder.save(state, images(), numbered=True)
+    assert checkpoint.load(tmp_path / "ckpt.pt")[0]["step"] == 600
+    assert {"ckpt-000600.pt", "ckpt-1000000.pt"} < {p.name for p in tmp_path.glob("ckpt*")}
 
 
 def test_the_sample_grid_is_what_sample_draws_with_the_runs_seed(tmp_path: Path) -> None:

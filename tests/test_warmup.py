@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from wgan_cli import DataError, StoppedError, UsageError, checkpoint
+from wgan_cli.cli.train import _checked
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
 from wgan_cli.data.dataset import Dataset
@@ -100,6 +101,10 @@ def test_a_run_from_before_there_was_a_warm_up_has_none() -> None:
 
 
 def test_fewer_warm_steps_than_others_are_refused() -> None:
+    assert _checked({"critic_warmup": 3}, {}, None).n_critic == 1  # of `fast`, which a CPU may come to take
+    for given, preset in (({"critic_warmup": 3, "variant": "gp"}, None), ({"critic_warmup": 3}, "paper")):
+        with pytest.raises(UsageError, match="--critic-warmup 3: must be 0, or at least --n-critic 5"):
+            _checked(given, {}, preset)
     with pytest.raises(UsageError, match="--critic-warmup 1: must be 0, or at least --n-critic 2"):
         settings(critic_warmup=1)
     assert replace(settings(), critic_warmup=2).critic_steps(0) == 2

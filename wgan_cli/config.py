@@ -58,6 +58,7 @@ RANGES: Mapping[str, Range] = {
     "channels": Range(1),
     "holdout": Range(0.0, 0.5),
     "steps": Range(1),
+    "begun": Range(0),
     "batch": Range(1),
     "micro_batch": Range(1),
     "latent": Range(1),
@@ -77,6 +78,7 @@ RANGES: Mapping[str, Range] = {
     "sample_every": Range(1),
 }
 MOST_STEPS = 10**9  # of a run that ends by time
+NO_FLAG = ("classes", "begun")  # settings that follow from the data and from the run
 BETA = Range(0.0, 1.0, high_open=True)
 WARM, WARM_EVERY = 25, 500  # generator steps, in the code of Arjovsky et al. 2017
 
@@ -91,10 +93,22 @@ _OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 def _fast(images: Mapping[str, Any], timed: bool) -> Mapping[str, Any]:
     """Beyond the papers: what reaches good samples soonest on two cores of a CPU (docs/speed.md)."""
     settings = {"latent": 16, "width": 24, "batch": 32, "lr": 1.5e-3, "n_critic": 1, "ema": 0.99}
-    in_colour = {"generator_norm": "self", "batch": 16, "gp_weight": 1.0, "lr_decay": "cooldown"}
-    in_colour |= {"upsample": "blurred"}
-    steps = MOST_STEPS if timed else 10_000
-    return {**settings, **(in_colour if images["channels"] > 1 else {}), "steps": steps, "precision": "auto"}
+    in_colour = {
+        **{"generator_norm": "self", "upsample": "blurred"},
+        **{"batch": 16, "gp_weight": 1.0, "lr_decay": "cooldown"},
+    }
+    of_colour = in_colour if images["channels"] > 1 else {}
+    steps = MOST_STEPS if timed and not _ends({**settings, **of_colour, **images}) else 10_000
+    return {**settings, **of_colour, "steps": steps, "precision": "auto"}
+
+
+def _ends(settings: Mapping[str, Any]) -> bool:
+    """Whether what changes over a run ends with its last step, so that it is another run under another --steps."""
+    return bool(
+        settings.get("instance_noise")
+        or settings.get("lr_decay") in ("linear", "cosine")
+        or VARIANTS[settings["variant"]].schedule
+    )
 
 
 # What a preset sets for images of `size` and `channels`, and for a run with a limit of time.
@@ -124,6 +138,7 @@ class TrainConfig:
     classes: tuple[str, ...] = ()  # their names, from the data
     holdout: float = 0.05  # share of the samples that is kept from training
     steps: int = _may_change(100_000)  # generator updates; CIFAR-10's length in Gulrajani et al. 2017
+    begun: int = _may_change(0)  # the step that a cooldown and a blur are counted from: where a run went on for longer
     batch: int = 64
     micro_batch: int | None = _may_change(None)  # samples that gradients are taken of at a time; None: of all
     latent: int = 100
@@ -153,6 +168,11 @@ class TrainConfig:
     @property
     def record(self) -> Variant:
         return VARIANTS[self.variant]
+
+    @property
+    def by_time(self) -> bool:
+        """Whether a limit of time sets the steps."""
+        return self.steps == MOST_STEPS and not _ends(vars(self))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -320,8 +340,8 @@ def resolve(
 def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
     """The settings, with both values, that forbid to continue the run `old` as `new`."""
     fixed = {f.name for f in fields(TrainConfig) if not f.metadata.get("may_change")}
-    if new.instance_noise or new.lr_decay in ("linear", "cosine") or new.record.schedule:
-        fixed.add("steps")  # the measure of what changes over a run; a cooldown may be taken back
+    if _ends(vars(new)):
+        fixed.add("steps")
     pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(TrainConfig) if f.name in fixed]
     return [(name, in_pixels(before), in_pixels(now)) for name, before, now in pairs if before != now]
 
@@ -332,8 +352,8 @@ def in_pixels(size: Any) -> Any:
 
 
 def flag(name: str) -> str:
-    """As errors name a setting; what only the data give has no flag."""
-    return name if name == "classes" else "--" + name.replace("_", "-")
+    """As errors name a setting."""
+    return name if name in NO_FLAG else "--" + name.replace("_", "-")
 
 
 def auto_size(side: float) -> int:

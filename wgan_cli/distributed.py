@@ -112,11 +112,14 @@ def joined(device: torch.device, hang_limit: float) -> Iterator[None]:
     except RuntimeError as error:
         raise WganError(f"the {here.size} processes did not find each other: {reason(error)}") from None
     _group = _Group(here, PrefixStore("said", store), watchdog)
+    together = False
     try:
         agree(0)
         yield
+        together = True
     except WganError as error:
-        together = isinstance(error, (StoppedError, DivergedError))  # all processes come to it at the same step
+        # What ends the steps comes to all processes at the same one; while images are read, each stops by itself.
+        together = isinstance(error, (StoppedError, DivergedError)) and _group.batch > 0
         if watchdog.ends(error.exit_code, told=here.leads or not together):
             if not here.leads and not isinstance(error, LostError):
                 error.args = (f"{watchdog.name(here.rank)}: {error}", *error.args[1:])
@@ -131,7 +134,8 @@ def joined(device: torch.device, hang_limit: float) -> Iterator[None]:
     finally:
         _group = None
         watchdog.stop()
-    dist.destroy_process_group()
+        if together:  # else it would wait for those that are lost
+            dist.destroy_process_group()
 
 
 @contextmanager
@@ -258,9 +262,8 @@ def from_leader(path: Path) -> bytes:
     import torch
     import torch.distributed as dist
 
+    assert _group is not None
     content = path.read_bytes() if place().leads else b""
-    if _group is None:
-        return content
     (size,) = agree(len(content))
     buffer = torch.zeros(int(size), dtype=torch.uint8)
     if content:

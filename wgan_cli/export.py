@@ -29,7 +29,7 @@ from .data.dataset import to_pixels
 from .files import replacing, try_lock
 from .networks import build_critic, build_generator
 from .networks.halving import Doubling, Halving
-from .networks.resampling import BlurredDoubling, ConvMeanPool, UpsampleConv
+from .networks.resampling import ConvMeanPool, UpsampleConv
 from .sample import CHUNK, generate, latents
 
 # The packages that each form takes to be written and to be run.
@@ -105,9 +105,7 @@ def _plain(net: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(layer):
             parametrize.remove_parametrizations(layer, "weight")
         if isinstance(layer, (Halving, Doubling, ConvMeanPool, UpsampleConv)):
-            kernel = layer.weight
-            if isinstance(layer, (BlurredDoubling, ConvMeanPool, UpsampleConv)):
-                kernel = layer.kernel
+            kernel = getattr(layer, "kernel", layer.weight)  # of what puts it together at each call
             up = isinstance(layer, (Doubling, UpsampleConv))
             maps_in, maps_out = kernel.shape[:2] if up else kernel.shape[1::-1]
             kind = nn.ConvTranspose2d if up else nn.Conv2d

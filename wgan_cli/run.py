@@ -166,7 +166,7 @@ class Run(Follower):
     def save(self, state: State, dataset: Dataset, numbered: bool) -> None:
         """Write ckpt.pt, after the records up to it, and with --keep a numbered copy; the oldest beyond N go.
 
-        ckpt.pt comes last: a run that is killed amid this does it again.
+        Later ones stay, of a run that someone took back. ckpt.pt comes last: a run killed amid this does it again.
         """
         os.fsync(self._records.fileno())
         keep = state.config.keep if numbered else 0
@@ -176,7 +176,7 @@ class Run(Follower):
             found = {
                 int(m[1]): file for file in self.out.iterdir() if (m := re.fullmatch(r"ckpt-(\d+)\.pt", file.name))
             }
-            for step in sorted(found)[:-keep]:
+            for step in sorted(step for step in found if step <= state.step)[:-keep]:
                 found[step].unlink()
             link(path, self.newest)
         self.saved = state.step

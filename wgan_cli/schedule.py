@@ -11,7 +11,7 @@ from torch import Tensor
 from .config import TrainConfig
 
 COOLDOWN = 0.4  # of the steps, over which --lr-decay cooldown takes the rates to 0
-BLURS = (0.6, 0.8)  # of the steps, between which the blur of --upsample blurred comes in
+BLURS = (1 - COOLDOWN, 0.8)  # of the steps, between which the blur of --upsample blurred comes in
 
 
 class Now(NamedTuple):
@@ -27,7 +27,7 @@ class Now(NamedTuple):
 
 def scheduled(config: TrainConfig, step: int) -> Now:
     """Follows from the settings and the number of generator updates done alone, so that a run can go on at any."""
-    done = step / config.steps
+    done = min(1.0, (step - config.begun) / (config.steps - config.begun))
     decay = {
         "none": 1.0,
         "linear": 1 - done,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,8 @@ def restored_state(
     """
     content, old = checkpoint.load(path, distributed.from_leader(path) if distributed.in_all() else None)
     check_same(path.parent, old, config)
+    longer = config.by_time or content["step"] == old.steps < config.steps
+    config = replace(config, begun=content["step"] if longer else old.begun)
     _take_up_data(path.parent, content, config, dataset, console, new_data)
     generator = checkpoint.restore(build_generator, config, content["generator"], path)
     critic = checkpoint.restore(build_critic, config, content["critic"], path)

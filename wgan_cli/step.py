@@ -96,8 +96,7 @@ def generator_step(state: State, batch: Batch) -> dict[str, Tensor]:
     found = _update(state.optimizer_generator, found, now, averages=folded)
     state.critic.requires_grad_(True)
     state.step += 1
-    if config.upsample == "blurred":
-        _blur(state.generator, now.blur)
+    _blur(state.generator, now.blur)
     if state.ema is not None:
         _average(state.ema, state.generator, now.ema, statistics_only=bool(folded))
     return found

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import StoppedError, curve, distributed, graph
-from .config import MOST_STEPS, TrainConfig
+from .config import TrainConfig
 from .console import Console, duration, in_words
 from .data.dataset import Batch, Dataset
 from .data.feed import feed
@@ -50,13 +50,13 @@ def train(
 ) -> Path:
     """Train, or go on with the run in `out`; the path of the newest checkpoint.
 
-    A run of MOST_STEPS with a time limit takes as many steps as the time gives: config.steps is set when a cooldown is
-    due, as from then on the rates may follow it.
+    A run whose steps a time limit sets takes as many as the time gives: config.steps is set when a cooldown is due, as
+    from then on the rates may follow it.
     Raises StoppedError after saving when a signal or the time limit ends it, DivergedError for a loss or weight
     that is not finite.
     """
     began, stop = time.monotonic(), stop or Stop()
-    fits = stop.deadline is not None and config.steps == MOST_STEPS
+    fits = stop.deadline is not None and config.by_time
     distributed.divide(config.batch)
     distributed.check_alike(
         "the processes differ", {"--data": f"{dataset.fingerprint} {dataset.pixels}", "a setting": repr(config)}
@@ -66,9 +66,11 @@ def train(
     newest, log = out / "ckpt.pt", out / "metrics.jsonl"
     (resumes,) = map(bool, distributed.agree(leads and newest.exists() and not force))
     state = restored_state(newest, config, dataset, device, console, new_data) if resumes else new_state(config, device)
+    config = state.config
     if state.step >= config.steps:
         console.notice(f"{newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
         run.draw_missing()
+        distributed.agree(0)  # all end together
         return newest
     run.prepare(config, fresh=not resumes)
     training, heldout = dataset.split(config.holdout, config.batch, config.seed)

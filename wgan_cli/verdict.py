@@ -47,7 +47,7 @@ from typing import Any
 from .losses import ESTIMATES, WASSERSTEIN
 
 ADVICE = {
-    "improving": "go on, with a larger --steps; start anew where the rates follow --steps",
+    "improving": "go on, with a larger --steps or the same --time-limit again; start anew where these are refused",
     "worsening": "take an earlier checkpoint, as --keep leaves them; where it stays so, start anew with a lower --lr",
     "converged": "sample; more steps change little",
     "too-early": "go on",

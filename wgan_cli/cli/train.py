@@ -22,7 +22,6 @@ from ..config import (
     FITS,
     GENERATOR_NORMS,
     LABELS,
-    MOST_STEPS,
     OPTIMIZERS,
     PRECISIONS,
     PRESETS,
@@ -221,7 +220,7 @@ def train(
         raise UsageError("--tensorboard: needs tensorboard, as in pip install 'wgan[tensorboard]'; or leave it out")
     # A wrong setting is found here, before torch is imported and the data looked at.
     points = {"size": 0, "channels": 2} if data.startswith("toy:") else {}
-    config, _ = resolve(given, points, preset or "paper")
+    config = _checked(given, points, preset)
     out = out or Path(f"wgan-{config.variant}")
     if here.leads:
         check_writable(out / "ckpt.pt", "-o")
@@ -261,7 +260,7 @@ def train(
                 with enough(config, where):
                     expected = expected_seconds(config, where)
                 told = f"{config.steps} steps take {in_words(expected)}"
-                if time_limit is not None and config.steps == MOST_STEPS:
+                if time_limit is not None and config.by_time:
                     count = float(f"{config.steps * time_limit / expected:.2g}")
                     told = f"{duration(time_limit)} gives about {count:.0f} steps"
                 console.notice(f"{told} on this machine, as timed with made-up images")
@@ -271,9 +270,10 @@ def train(
             if dry_run:
                 return
             of_data: dict[str, Any] = {
-                name: given[name] for name in ("size", "channels", "fit", "flip", "labels") if name in given
+                name: given[name] for name in ("size", "channels", "fit", "flip", "labels", "holdout") if name in given
             }
-            faster = _fast_command(data, of_data) if preset == "paper" and config.size else ""
+            of_data |= {"skip-bad": skip_bad, "null": null}
+            faster = _fast_command(data, of_data) if preset == "paper" and config.size and data != "-" else ""
             if labels is not None:
                 counted = [f"{name} ({(labels == number).sum()})" for number, name in enumerate(config.classes)]
                 console.notice(f"{len(counted)} classes: {in_short(counted)}")
@@ -295,11 +295,24 @@ def train(
         raise
     except StoppedError as ended:
         words = [word for word in sys.argv[1:] if word != "--force"]
-        starter = ["torchrun", "--nproc-per-node", str(here.size), "-m", "wgan_cli"] if here.size > 1 else ["wgan"]
+        starter = ["wgan"]
+        if here.size > 1:
+            nodes = ["--nnodes", str(here.size // here.local_size)] if here.size > here.local_size else []
+            starter = ["torchrun", *nodes, "--nproc-per-node", str(here.local_size), "-m", "wgan_cli"]
         again = shlex.join([*starter, *words])
         after = f"\n{next_line}" if (out / "ckpt.pt").exists() else ""
         raise StoppedError(f"{ended}\nTo go on: {again}{after}", ended.exit_code) from None
     console.notice(next_line)
+
+
+def _checked(given: dict[str, Any], points: dict[str, Any], preset: str | None) -> TrainConfig:
+    """The settings so far. UsageError where no preset that the run may come to have takes what is given."""
+    try:
+        return resolve(given, points, preset or "paper")[0]
+    except UsageError:
+        if preset or preset_for(given, points, "cpu") == "paper":
+            raise
+        return resolve(given, points, "fast")[0]
 
 
 def _chosen(preset: str, config: TrainConfig, origins: dict[str, str]) -> str:
@@ -307,7 +320,7 @@ def _chosen(preset: str, config: TrainConfig, origins: dict[str, str]) -> str:
     if preset == "paper":
         return f"preset paper: the settings of {config.record.paper}"
     names = [name for name in origins if origins[name] == f"preset {preset}"]
-    by_time = "steps" in names and config.steps == MOST_STEPS
+    by_time = "steps" in names and config.by_time
     flags = [f"{flag(name)} {plain(getattr(config, name))}" for name in names if not (by_time and name == "steps")]
     return f"preset {preset}: {' '.join(flags)}{', and as many steps as the time gives' if by_time else ''}"
 
@@ -315,7 +328,8 @@ def _chosen(preset: str, config: TrainConfig, origins: dict[str, str]) -> str:
 def _fast_command(data: str, settings: dict[str, Any]) -> str:
     words = ["wgan", "train", "--data", data]
     for name, value in settings.items():
-        words += [f"--{name}"] if value is True else [f"--{name}", plain(value)]
+        if value is not False:
+            words += [f"--{name}"] if value is True else [f"--{name}", plain(value)]
     return shlex.join([*words, "--preset", "fast", "-o", "wgan-fast"])
 
 
@@ -324,11 +338,11 @@ def _print_settings(ctx: click.Context, config: TrainConfig, origins: dict[str, 
         if origins[name] == "given":
             source = ctx.get_parameter_source(name)
             origins[name] = "environment" if source == ParameterSource.ENVIRONMENT else "flag"
-    values = config.as_dict()
+    values = {name: value for name, value in config.as_dict().items() if name != "begun"}
     if as_json:
         click.echo(json.dumps({name: {"value": values[name], "from": origins[name]} for name in values}, indent=2))
         return
     for name, value in values.items():
         shown = printable(in_short(value)) if name == "classes" else plain(value)
-        shown = "by time" if name == "steps" and value == MOST_STEPS else shown
+        shown = "by time" if name == "steps" and config.by_time else shown
         click.echo(f"{name:15} {shown or '-':12} {origins[name]}")

@@ -69,6 +69,8 @@ def _of_json(source: Source) -> list[str]:
         content = open_zip(source.name).read(LABELS_FILE) if zipped else Path(place).read_bytes()
     except (OSError, KeyError):
         raise UsageError(f"--labels file: there is no {place}; --labels folders takes the folders' names") from None
+    except Exception as error:  # readers of archives raise nearly everything on broken input
+        raise DataError(f"{place}: cannot be read ({reason(error)})") from None
     try:
         found = {name: _name(label) for name, label in json.loads(content)["labels"]}
     except (ValueError, TypeError, KeyError) as error:

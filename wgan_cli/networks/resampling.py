@@ -1,4 +1,5 @@
-"""Layers that halve or double the side of an image, and weigh all pixels alike: no checkerboard of their own.
+"""Layers that halve or double the side of an image, and weigh all pixels alike: no checkerboard of their own. That is
+so of `BlurredDoubling` where it is blurred in full.
 
 Mean pooling after a 3x3 convolution, and nearest-neighbour doubling before one, are written as what they equal: DCGAN's
 convolution, 4x4 with stride 2, and its transpose, of a kernel that sums the 3x3 one over 2x2 places. That takes 16
@@ -49,7 +50,8 @@ class BlurredDoubling(Doubling):
     """[B, O, h, w] -> [B, C, 2h, 2w]: `Doubling`, then [1, 2, 1] / 4 along each axis, which StyleGAN has after its
     upsampling (Karras et al. 2019), as far as `share` says: 0 not at all, 1 in full; weight [O, C, 4, 4].
 
-    Both are one transposed convolution, of the kernel that is the weight convolved with the filter.
+    Both are one transposed convolution, of the kernel that is the weight convolved with the filter; at an edge the
+    filter sees the pixel that the doubling would make beyond it.
     """
 
     def __init__(self, maps_in: int, maps_out: int, bias: bool = True) -> None:

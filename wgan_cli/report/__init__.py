@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import UsageError, WganError, checkpoint
-from ..config import MOST_STEPS, TrainConfig
+from ..config import TrainConfig
 from ..console import printable
 from ..curve import read
 from ..data.dataset import Dataset
@@ -111,7 +111,7 @@ def write(path: Path, out: Path | None = None, data: Dataset | None = None) -> N
     if config:
         title = f"A training run on {_of_what(config)}"
         system = f"Variant {config.variant} ({config.record.summary}; {config.record.paper}), networks {config.arch}."
-        of_all = "" if config.steps == MOST_STEPS else f" of {config.steps:,}"  # by time, and not yet known
+        of_all = "" if config.by_time else f" of {config.steps:,}"  # by time, and not yet known
         told = f"Step {found.step:,}{of_all}. {system}"
     _write(out or found.folder / "report.html", title, told, parts, moving, _things(found))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..config import FAST_FOR, PRESETS, TrainConfig, flag, in_pixels, resolve
+from ..config import FAST_FOR, NO_FLAG, PRESETS, TrainConfig, flag, in_pixels, resolve
 from ..console import in_short
 
 ORIGINS = {
@@ -39,7 +39,7 @@ def origins(config: TrainConfig) -> tuple[str, dict[str, tuple[str, Any]]]:
         base, known = resolve(given, facts, preset, config.precision)
         general = resolve({k: v for k, v in given.items() if k != "optimizer"}, facts, preset)[0]
         table = {}
-        for name in (f.name for f in fields(TrainConfig)):
+        for name in (f.name for f in fields(TrainConfig) if f.name != "begun"):
             value, default = getattr(config, name), getattr(general if name in given else base, name)
             if name in ("variant", "arch") and name in given:
                 default = getattr(resolve({}, facts)[0], name)
@@ -60,7 +60,7 @@ def command(config: TrainConfig) -> list[str]:
     varying += ["size"] if config.size else []
     varying += ["channels"] if config.size and config.channels in (1, 3, 4) else []
     for name, (origin, _) in table.items():
-        if name == "classes" or not (origin == "given" or name in varying):
+        if name in NO_FLAG or (name == "steps" and config.by_time) or not (origin == "given" or name in varying):
             continue
         value = getattr(config, name)
         parts.append([flag(name)] if value is True else [flag(name), told(value)])
@@ -96,7 +96,8 @@ def setting_rows(config: TrainConfig) -> tuple[list[tuple[str, str, str, str]], 
         kind, _, which = table[name][0].partition(" ")
         origin = f"{ORIGINS.get(kind, kind)} {which}".strip()
         default = "" if kind == "data" else shown(table[name][1])
-        rows.append((name, shown(getattr(config, name)), default, table[name][0] if kind == "not" else origin))
+        value = "by time" if name == "steps" and config.by_time else shown(getattr(config, name))
+        rows.append((name, value, default, table[name][0] if kind == "not" else origin))
     return rows, [table[name][0] == "given" for name in order]
 
 
