@@ -23,17 +23,17 @@ improving        the estimate has risen by a twentieth in each of the last two q
                  learns
 improving        the estimate is lower than before by a twentieth, lower than most batches of before, and has fallen by
                  half as much again as any rise since the critic first learnt: what wanders does not improve
-worsening        the distance of samples from data is higher than before by 7 %, higher than most comparisons of before,
-                 and has risen by half as much again as any fall in the last half of the steps
-improving        the distance is lower than before by 7 %, lower than most comparisons of before, and has fallen by half
-                 as much again as any rise since the first quarter
+worsening        the distance of samples from data is higher than before by more than its error, higher than most
+                 comparisons of before, and has risen by half as much again as any fall in the last half of the steps
+improving        the distance is lower than before by more than its error, lower than most comparisons of before, and
+                 has fallen by half as much again as any rise since the first quarter
+too-early        that error is over a twentieth of the distance, and follows from fewer than twenty comparisons
 converged        none of these
 
 "Any rise" and "any fall" are from the median of one eighth of the steps to that of any later one.
 
-The 7 % are the distance's own noise. Its latents, images and directions stay the same within a run, so that no median
-takes their noise away. By others, the change from one checkpoint to another scatters with a deviation of 3.6 % (colour
-portraits of 16x16, whose one level is the noisiest case), and 7 % are two of these.
+The distance's error is that of a difference of two medians, about doubled: 19 in 20 would lie within it. It follows
+from the scatter of one comparison to the next (von Neumann 1941), which a trend hardly adds to.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from .losses import ESTIMATES, WASSERSTEIN
@@ -129,6 +130,7 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     penalty, norm = median(now, "penalty"), median(now, "grad_norm")
     distance, distance_earlier = median(now, "distance"), median(before, "distance")
     of_distances = twentieths(before, "distance")  # not numbers if there are less than two: no rule below holds
+    distance_error = _error(*([r["distance"] for r in part if "distance" in r] for part in (before, now)))
     farther = _largest_rise(medians(eight[2:], "distance"))
     nearer = _largest_rise([-value for value in medians(eight[4:], "distance")])
 
@@ -189,13 +191,18 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
         ("improving", estimate < min(0.95 * earlier, low, earlier - 1.5 * rise), f"{trends}; {state}"),
         (
             "worsening",
-            distance > max(of_distances[14], 1.07 * distance_earlier, distance_earlier + 1.5 * nearer),
+            distance > max(of_distances[14], distance_earlier + max(distance_error, 1.5 * nearer)),
             f"{moved}; {trend}; {state}",
         ),
         (
             "improving",
-            distance < min(of_distances[4], 0.93 * distance_earlier, distance_earlier - 1.5 * farther),
+            distance < min(of_distances[4], distance_earlier - max(distance_error, 1.5 * farther)),
             f"{moved}; {trend}; {state}",
+        ),
+        (
+            "too-early",
+            distance_error > distance_earlier / 20 and comparisons < 20,
+            f"{moved}, and {distance_error / distance_earlier:.0%} could be chance; {trend}; {state}",
         ),
         ("converged", True, f"{trends}; {state}"),
     )
@@ -207,6 +214,18 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
         **dict(distance=distance, distance_before=distance_earlier),
     }
     return Verdict(word, reason, name, {key: value for key, value in figures.items() if value == value})
+
+
+def _error(before: Sequence[float], now: Sequence[float]) -> float:
+    """By which the medians of two parts of a series may differ by chance, in 19 of 20 cases. NaN where it is not known.
+
+    A median's deviation is 1.25 times that of a mean, and Student's t for m steps of the series about 2 + 3 / m.
+    """
+    if len(before) < 2 or len(now) < 2:
+        return math.nan
+    steps = [later - earlier for earlier, later in pairwise([*before, *now])]
+    deviation = math.sqrt(statistics.fmean(step**2 for step in steps) / 2)
+    return (2 + 3 / len(steps)) * 1.25 * deviation * math.sqrt(1 / len(before) + 1 / len(now))
 
 
 def _known(medians: Sequence[float]) -> Sequence[float]:

@@ -21,7 +21,7 @@ from .step import autocast, flipped, noisy, normal
 COMPARE_EVERY = 250  # updates of the critic, so that it takes about a hundredth of the time at most
 COMPARE_BATCHES = 4
 # For `distance`: samples and as many of the data, images or points; patches of an image on each level; directions.
-IMAGES, POINTS, PATCHES, DIRECTIONS = 256, 1024, 8, 256
+IMAGES, POINTS, PATCHES, DIRECTIONS = 512, 1024, 16, 64
 
 
 @torch.no_grad()
@@ -69,10 +69,10 @@ def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[st
 def distance(state: State, data: Dataset) -> float:
     """How far samples are from data as `evaluate` measures, on fewer of them: the mean over its `swd_` levels, or of
     points its `sliced_wasserstein`. The samples are by the generator that `sample` takes, of the classes of the data.
-    Few data come more than once. The sets are so small that all of this takes a hundredth of the time.
+    Few data come more than once. The sets are so small that all of this takes some hundredths of the time at most.
 
-    Rows, latents, places and directions follow from the run's seed and are the same at each comparison, of a run that
-    was stopped too: what changes the figure from one comparison to the next is the generator alone.
+    Rows, places and directions follow from the run's seed and are the same at each comparison. Latents are others at
+    each: their noise goes in a median over comparisons, where that of the same ones would look like a trend.
     """
     config, network = state.config, state.ema or state.generator
     count = IMAGES if config.size else POINTS
@@ -80,7 +80,8 @@ def distance(state: State, data: Dataset) -> float:
     again = torch.arange(count) % len(rows)
     rows, y = rows[again], None if labels is None else labels[again].numpy()
     network.eval()
-    parts = [to_output(part) for part in generate(network, latents(config.seed, range(count), config.latent), y=y)]
+    rows_of_latents = latents(other_seed(config.seed + state.step), range(count), config.latent)
+    parts = [to_output(part) for part in generate(network, rows_of_latents, y=y)]
     network.train(network is state.generator)
     samples, real = (mapped(x, unit) for x in (torch.from_numpy(np.concatenate(parts)), rows))
     if config.size:
