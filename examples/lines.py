@@ -43,8 +43,7 @@ def estimate(variant: str, gap: float, seed: int, steps: int) -> float:
     state = points_state(variant=variant, width=64, batch=256, latent=1, lr=1e-3, seed=seed)
     state.generator, real = Segment(gap), Segment(0)
     random = torch.Generator().manual_seed(seed + 1)
-    for step in range(steps):
-        state.optimizer_critic.defaults["lr"] = 1e-3 * (1 - step / steps)
+    for _ in range(steps):
         critic_step(state, Batch(real(torch.randn(256, 1, generator=random))))
     x, y = real(torch.randn(10_000, 1, generator=random)), state.generator(torch.randn(10_000, 1, generator=random))
     with torch.no_grad():

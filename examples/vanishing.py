@@ -128,7 +128,7 @@ def main(plan: Plan) -> None:
         constants.append(np.max(medians) / np.min(medians))
     ends = np.array([odds(np.array([r["epsilon"].min() for r in runs.values()])).min(), 1])
     line.loglog(ends, ends * np.nanmedian([r["gan norm"][-1] / odds(r["epsilon"][-1]) for r in runs.values()]), "k:")
-    line.annotate("slope 1", (0.97, 0.9), xycoords="axes fraction", ha="right", fontsize="small")
+    line.annotate("dotted: slope 1", (0.96, 0.05), xycoords="axes fraction", ha="right", fontsize="small")
     line.set(title="saturating, by ε", xlabel="ε / (1 − ε)", ylabel="gradient norm of the generator")
     line.legend(title="generator after", fontsize="small", title_fontsize="small")
     panels[0].set_ylabel("norm (dotted: deviation)")
