@@ -122,8 +122,9 @@ def restored_state(
     """
     content, old = checkpoint.load(path, distributed.from_leader(path) if distributed.in_all() else None)
     check_same(path.parent, old, config)
-    longer = config.by_time or content["step"] == old.steps < config.steps
-    config = replace(config, begun=content["step"] if longer else old.begun)
+    if config.lr_decay == "cooldown" or config.upsample == "blurred":  # which begin anew where a run is to be longer
+        longer = config.by_time or content["step"] == old.steps < config.steps
+        config = replace(config, begun=content["step"] if longer else old.begun)
     _take_up_data(path.parent, content, config, dataset, console, new_data)
     generator = checkpoint.restore(build_generator, config, content["generator"], path)
     critic = checkpoint.restore(build_critic, config, content["critic"], path)
