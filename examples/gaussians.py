@@ -133,8 +133,8 @@ def main(plan: Plan) -> None:
         rows = []
         for least in SHARES:
             ours, theirs = ((share[VARIANTS.index(v)] >= least).all(axis=1).flatten() for v in ("gp", rival))
-            counts = [(ours & ~theirs).sum(), (theirs & ~ours).sum(), (ours & theirs).sum(), (~ours & ~theirs).sum()]
-            only_gp, only_rival, both, neither = counts
+            only_gp, only_rival = (ours & ~theirs).sum(), (theirs & ~ours).sum()
+            both, neither = (ours & theirs).sum(), (~ours & ~theirs).sum()
             rows.append(f"{least:.0%} by only gp {only_gp}, only {rival} {only_rival}, both {both}, neither {neither}")
         p = sign_test(int(only_gp), int(only_rival))
         what = f"settings with all modes: only gp {only_gp}, only {rival} {only_rival}; probability by chance"

@@ -431,6 +431,7 @@ def test_few_comparisons_that_scatter_do_not_tell_that_a_run_has_converged() -> 
     few = made(settled, **course)
     verdict = judge(few)
     assert verdict.word == "too-early" and "could be chance" in verdict.reason
+    assert word(settled, distance=lambda t: 0.0) == "converged"  # of samples that are the data
     assert judge([*few, *({**record, "step": record["step"] + 1000} for record in few)]).word == "converged"
 
 

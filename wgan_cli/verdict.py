@@ -131,6 +131,7 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     distance, distance_earlier = median(now, "distance"), median(before, "distance")
     of_distances = twentieths(before, "distance")  # not numbers if there are less than two: no rule below holds
     distance_error = _error(*([r["distance"] for r in part if "distance" in r] for part in (before, now)))
+    unseen = distance_error / distance_earlier if distance_earlier else math.nan
     farther = _largest_rise(medians(eight[2:], "distance"))
     nearer = _largest_rise([-value for value in medians(eight[4:], "distance")])
 
@@ -201,8 +202,8 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
         ),
         (
             "too-early",
-            distance_error > distance_earlier / 20 and comparisons < 20,
-            f"{moved}, and {distance_error / distance_earlier:.0%} could be chance; {trend}; {state}",
+            unseen > 1 / 20 and comparisons < 20,
+            f"{moved}, and {unseen:.0%} could be chance; {trend}; {state}",
         ),
         ("converged", True, f"{trends}; {state}"),
     )

@@ -18,7 +18,7 @@ from .sample import generate, latents, to_output
 from .state import State, other_seed
 from .step import autocast, flipped, noisy, normal
 
-COMPARE_EVERY = 250  # updates of the critic, so that it takes about a hundredth of the time at most
+COMPARE_EVERY = 250  # updates of the critic, so that it takes some hundredths of the time at most
 COMPARE_BATCHES = 4
 # For `distance`: samples and as many of the data, images or points; patches of an image on each level; directions.
 IMAGES, POINTS, PATCHES, DIRECTIONS = 512, 1024, 16, 64
@@ -80,8 +80,8 @@ def distance(state: State, data: Dataset) -> float:
     again = torch.arange(count) % len(rows)
     rows, y = rows[again], None if labels is None else labels[again].numpy()
     network.eval()
-    rows_of_latents = latents(other_seed(config.seed + state.step), range(count), config.latent)
-    parts = [to_output(part) for part in generate(network, rows_of_latents, y=y)]
+    z = latents(other_seed(config.seed + state.step), range(count), config.latent)
+    parts = [to_output(part) for part in generate(network, z, y=y)]
     network.train(network is state.generator)
     samples, real = (mapped(x, unit) for x in (torch.from_numpy(np.concatenate(parts)), rows))
     if config.size:
