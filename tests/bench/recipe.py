@@ -4,12 +4,13 @@
 
 First each setting is timed: `wgan train` for --pace seconds, with all cores, imports included and images read before;
 nothing else may run meanwhile. Then a run is made for each time of --at, of as many steps as that time takes at that
-pace, --processes runs at once with a thread each, which takes less time than one after the other and gives the same
-samples but for last bits. `wgan evaluate` compares samples with the images that were held out. The distance is the mean
-of the levels of the pyramid, and with --features, as of `wgan evaluate`, there is the Fréchet distance too. `floor` is
-that of other held-out images. With --goal, the seconds to that distance (with --features: Fréchet distance) are told of
-each seed, between the times of --at by a straight line on log axes. OUT/SETTING-SEED-SECONDS.png has samples,
-OUT/results.jsonl what was found; what is in there is not done again.
+pace; where nothing depends on a run's length, the one before goes on. --processes runs go at once with a thread each,
+which takes less time than one after the other and gives the same samples but for last bits. `wgan evaluate` compares
+samples with the images that were held out. The distance is the mean of the levels of the pyramid, and with --features,
+as of `wgan evaluate`, there is the Fréchet distance too. `floor` is that of other held-out images. With --goal, the
+seconds to that distance (with --features: Fréchet distance) are told of each seed, between the times of --at by a
+straight line on log axes. OUT/SETTING-SEED-SECONDS.png has samples, OUT/results.jsonl what was found; what is in there
+is not done again.
 """
 
 from __future__ import annotations
@@ -19,14 +20,12 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from statistics import mean
@@ -85,21 +84,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, log.open("a") as file, ThreadPoolExecutor(asked.processes) as pool:
 
         def keep(entry: dict[str, Any]) -> None:
-            print(json.dumps(entry), file=file, flush=True)
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
 
         for setting in settings:
             if setting not in paces:
                 paces[setting] = pace(Path(place), setting.split(), asked)
                 keep({"setting": setting, "pace": paces[setting]})
         done = {(result["setting"], result["seed"], result["after"]) for result in results}
-        marks = [int(mark) for mark in asked.at.split(",")]
-        jobs = [job for job in product(settings, range(asked.seeds), marks) if job not in done]
-        work = partial(run, Path(place), asked, paces)
-        for result in pool.map(work, *zip(*jobs, strict=True)) if jobs else ():
-            keep(result)
-            results.append(result)
-            if not asked.json:
-                report(result)
+        marks = sorted(int(mark) for mark in asked.at.split(","))
+
+        def runs(setting: str, seed: int) -> None:
+            for after in marks:
+                if (setting, seed, after) not in done:
+                    result = run(Path(place), asked, paces[setting], setting, seed, after)
+                    keep(result)
+                    results.append(result)
+                    if not asked.json:
+                        report(result)
+
+        list(pool.map(lambda job: runs(*job), product(settings, range(asked.seeds))))
     if asked.json:
         print(json.dumps(results, indent=2))
     elif asked.goal:
@@ -134,17 +138,20 @@ def pace(place: Path, words: list[str], asked: argparse.Namespace) -> Pace:
     return Pace(around + last["seconds"] - last["step"] / rate, rate)
 
 
-def run(
-    place: Path, asked: argparse.Namespace, paces: Mapping[str, Pace], setting: str, seed: int, after: int
-) -> dict[str, Any]:
-    words, steps = setting.split(), max(1, paces[setting].steps(after))
-    name = "-".join([*(word.strip("-") for word in words), str(seed), str(after)])
+def run(place: Path, asked: argparse.Namespace, pace: Pace, setting: str, seed: int, after: int) -> dict[str, Any]:
+    words, steps = setting.split(), max(1, pace.steps(after))
+    name = "-".join([*(word.strip("-") for word in words), str(seed)])
     out, told = place / name, ("--seed", seed, "-q", "-o", place / name)
-    wgan("train", *of_data(asked), "--steps", steps, *told, *words, threads=1)
-    wgan("sample", out, "-n", 32, "--nrow", 16, "-o", asked.out / f"{name}.png", threads=1)
-    found = distances(out, asked)
-    shutil.rmtree(out)
-    return {"setting": setting, "seed": seed, "after": after, "steps": steps} | found
+    anew = () if goes_on(out) else ("--force",)
+    wgan("train", *of_data(asked), "--steps", steps, *told, *words, *anew, threads=1)
+    wgan("sample", out, "-n", 32, "--nrow", 16, "-o", asked.out / f"{name}-{after}.png", threads=1)
+    return {"setting": setting, "seed": seed, "after": after, "steps": steps} | distances(out, asked)
+
+
+def goes_on(out: Path) -> bool:
+    """Whether more steps of the run make what as many steps at once would."""
+    config = json.loads((out / "config.json").read_text()) if out.exists() else {}
+    return config.get("lr_decay") == "none" and config["upsample"] != "blurred"
 
 
 def of_data(asked: argparse.Namespace) -> tuple[object, ...]:
