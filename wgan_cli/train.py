@@ -198,7 +198,7 @@ def expected_seconds(config: TrainConfig, device: torch.device) -> float:
 
 
 def step_memory(config: TrainConfig) -> str:
-    """`a step takes about 272 MB`, of the share of a batch that this process has."""
+    """`a step takes about 261 MB`, of the share of a batch that this process has."""
     share = range(config.batch)[distributed.share()]
     return f"a step takes about {in_bytes(of_step(config)(len(share)))}"
 

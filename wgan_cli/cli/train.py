@@ -56,7 +56,7 @@ def _variants_text() -> str:
     "--preset",
     type=click.Choice(list(PRESETS)),
     help="Good samples soonest, or the settings of the variant's paper.  [default: fast on a CPU where neither "
-    "--variant nor --arch is given, else paper]",
+    "--variant nor --arch is given, else paper, whose defaults are below]",
 )
 @setting("variant", type=click.Choice(list(VARIANTS)), help="The system to train.")
 @setting("arch", type=click.Choice(ARCHS), help="Generator and critic.")
