@@ -23,15 +23,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tiny import SETTINGS, call, write_images
 
 from wgan_cli import DataError, StoppedError, UsageError, WganError
 from wgan_cli.config import TrainConfig
 from wgan_cli.console import Console
-from wgan_cli.data import cache, dataset, decode, pool, split
+from wgan_cli.data import cache, dataset, decode, decoding, pool, split
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.data.decode import Item, Pixels
 from wgan_cli.data.source import open_source
+from wgan_cli.distributed import Place
 
 CPU = torch.device("cpu")
 Write = Callable[[Path], object]
@@ -615,6 +617,8 @@ def test_the_channels_are_those_of_most_images(tmp_path: Path, modes: str, chann
         ([(9, 9, 9)] * 3, 1, "grey in every pixel"),
         ([(9, 9, 9), (9, 9, 9), (9, 9, 8)], 3, ""),
         ([(9, 255)] * 3, 1, "alpha is opaque throughout"),
+        ([(9,), (9,), (9, 0, 0)], 1, "1 of 3 images have colour or transparency that most have not"),
+        ([(9, 0, 0), (9, 0, 0), (9, 0, 0, 0)], 3, "--channels 4 keeps it"),
     ],
 )
 def test_channels_are_what_the_pixels_need(
@@ -622,7 +626,8 @@ def test_channels_are_what_the_pixels_need(
 ) -> None:
     """One pixel that is not opaque needs alpha, one of colour needs three channels."""
     for number, pixel in enumerate(pixels):
-        image = Image.new({2: "LA", 3: "RGB", 4: "RGBA"}[len(pixel)], (40, 40), pixels[0])
+        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[len(pixel)]
+        image = Image.new(mode, (40, 40), pixels[0] if len(pixel) == len(pixels[0]) else pixel)
         image.paste(pixel, (20, 30, 21, 31))
         image.save(tmp_path / f"{number}.png")
     for _ in range(2):  # from the files, and from the cache
@@ -739,7 +744,7 @@ def test_each_preparation_has_a_cache_of_its_own(tmp_path: Path) -> None:
 def test_sizes_and_channels_whose_digits_agree_are_not_confused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", noise(2, 64, 64, 41))
     assert prepare(tmp_path / "x.npy", 16, 41).rows.shape == (2, 16, 16, 41)
-    with pytest.raises(UsageError, match="--channels 1"):
+    with pytest.raises(DataError, match="have 41 channels"):
         prepare(tmp_path / "x.npy", 164, 1)
 
 
@@ -952,6 +957,22 @@ with open(sys.argv[1], "r+b") as file:
     assert values(again) == values(found) and not cached(".part")
 
 
+def test_processes_that_share_the_images_note_what_one_alone_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = some_images(tmp_path / "imgs")
+    (images / "4.png").write_bytes(b"")  # of the second half, beside another one
+    source = open_source(str(images), BytesIO())
+    rest: Any = (Console(StringIO()), lambda: None, lambda: False)
+    alone = decoding.decode(source, config(4, 1), tmp_path / "a.rows", *rest)
+    for rank in (1, 0):
+        place = Place(rank=rank, size=2, local_rank=rank, local_size=2)
+        monkeypatch.setattr("wgan_cli.distributed.machine", lambda place=place: place)
+        together = decoding.decode_together(source, config(4, 1), tmp_path / "b.rows", *rest)
+    assert together == alone and len(alone["left_out"]) == 2
+    assert (tmp_path / "a.rows").read_bytes() == (tmp_path / "b.rows").read_bytes()
+
+
 def test_what_nobody_goes_on_with_goes_after_a_week(tmp_path: Path) -> None:
     images = some_images(tmp_path / "imgs")
     with pytest.raises(StoppedError):
@@ -1108,8 +1129,41 @@ def test_nothing_but_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of its 2 files"):
         cache.probe(open_source(str(tmp_path), BytesIO()), Console(talk))
     assert "a.png" in talk.getvalue() and "b.jpg" in talk.getvalue()
-    with pytest.raises(DataError, match="0 images, fewer than --batch 1"):
+    with pytest.raises(DataError, match="no image in it can be used"):
         prepare(tmp_path, 4, 1, skip_bad=True)
+
+
+def test_nothing_but_grids_that_the_tool_drew(tmp_path: Path) -> None:
+    mark = PngInfo()
+    mark.add_text("Software", decode.GRID_MARK)
+    Image.new("L", (9, 9)).save(tmp_path / "grid.png", pnginfo=mark)
+    with pytest.raises(DataError, match=r"nothing in it but grids of samples that wgan drew \(1\)"):
+        probe(tmp_path)
+    with pytest.raises(DataError, match="no image in it can be used"):
+        prepare(tmp_path, 4, 1)
+
+
+def test_what_is_left_out_stays_so_however_the_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is found by absolute paths, under whatever name the folder was given."""
+    monkeypatch.chdir(tmp_path)
+    for value in range(4):
+        grey(f"imgs/{value}.png", value)
+    Path("imgs/1.png").write_bytes(b"")
+    labels = np.arange(4)
+    for name in ("imgs", "./imgs", str(tmp_path / "imgs")):
+        talk = StringIO()
+        source = open_source(name, BytesIO())
+        data = cache.prepare(source, config(4, 1), True, Console(talk), labels=labels)
+        assert values(data) == [0, 2, 3] and data.labels is not None and data.labels.tolist() == [0, 2, 3]
+        assert [Path(path).name for path in data.names()] == ["0.png", "2.png", "3.png"]
+        assert f"{source.items[1].name}  " in talk.getvalue()
+
+
+def test_a_file_that_is_listed_twice_is_left_out_where_it_is_bad(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"")
+    listed = "".join(f"{path}\n" for path in [grey(tmp_path / "a.png", 1), tmp_path / "bad.png"] * 2).encode()
+    data = prepare("-", 4, 1, listed=listed, skip_bad=True)
+    assert values(data) == [1, 1] and len(data.names()) == 2
 
 
 def test_fewer_images_than_a_batch(tmp_path: Path) -> None:
@@ -1256,9 +1310,9 @@ def test_pickles_in_an_array_are_never_executed(tmp_path: Path, suffix: str) -> 
 
 
 @pytest.mark.parametrize(("own", "asked"), [(2, 3), (5, 1), (3, 2)])
-def test_channels_that_an_array_does_not_have_are_a_usage_error(tmp_path: Path, own: int, asked: int) -> None:
+def test_channels_that_an_array_does_not_have_cannot_be_made(tmp_path: Path, own: int, asked: int) -> None:
     np.save(tmp_path / "x.npy", noise(2, 8, 8, own))
-    with pytest.raises(UsageError, match=f"--channels {asked}.*have {own}"):
+    with pytest.raises(DataError, match=f"x.npy: its images have {own} channels, which cannot be made {asked}"):
         prepare(tmp_path / "x.npy", 8, asked)
 
 

@@ -216,7 +216,7 @@ def test_safetensors_hold_the_weights_and_the_settings(words: tuple[str, ...], t
 
 
 def test_the_python_of_the_page_runs(tmp_path: Path) -> None:
-    made = make(tmp_path, latent=128)
+    made = make(tmp_path, latent=16)
     for form in export.FORMS:
         exported(made, f"generator{form}")
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/export.md").read_text(), re.M | re.S)
@@ -225,7 +225,7 @@ def test_the_python_of_the_page_runs(tmp_path: Path) -> None:
     for block in blocks:
         exec(block, names)
         if block.startswith("import torch"):
-            assert names["images"].shape == (16, 3, 16, 16)
+            assert names["images"].shape == (8, 3, 16, 16)
     image = np.asarray(Image.open("first.png"))
     rows = torch.from_numpy(names["latents"])
     wanted = levels(names["generator"](rows).detach().numpy())[0]
@@ -286,6 +286,7 @@ def test_a_missing_package_is_named(checkpoint: Path, monkeypatch: pytest.Monkey
         ((), "--out"),
         (("-o", "g.pth"), ".onnx, .pt2 or .safetensors"),
         (("-o", "-"), ".onnx, .pt2 or .safetensors"),
+        (("-o", ".pt2"), ".onnx, .pt2 or .safetensors"),
         (("-o", "file/g.onnx"), "file is not a folder"),
         (("-o", "g.onnx", "--critic", "--raw"), "--raw"),
         (("-o", "g.onnx", "--critic", "--uint8"), "--uint8"),

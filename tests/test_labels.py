@@ -157,6 +157,7 @@ def test_an_array_beside_the_images_names_the_class_of_each(tmp_path: Path, name
     [
         (np.array([0.0, 1.0, 1.0, 0.0]), DataError, r"labels of float64 \[4\]"),
         (np.eye(4, dtype=np.int64), DataError, r"labels of int64 \[4, 4\]"),
+        (np.array(3), DataError, r"labels of int64 \[\]"),
         (np.array([0, 1, 1]), DataError, "3 labels for 4 images"),
         (np.array([0, {}, 1, 1]), DataError, "cannot be read"),
         (None, UsageError, "holds no array `labels`"),

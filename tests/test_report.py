@@ -284,6 +284,7 @@ def test_of_many_images_a_choice_is_ranked(trained: Path, monkeypatch: pytest.Mo
         ({"variant": "hinge", "arch": "resnet", "augment": ("color", "cutout")}, {"size": 32}, "paper"),
         ({"labels": "folders", "precision": "bf16"}, {"classes": ("a", "<b>")}, "paper"),
         ({"seed": 5}, {"size": 0, "channels": 2}, "paper"),
+        ({"arch": "mlp"}, {"size": (9, 12)}, "paper"),  # which the default architecture refuses
     ],
 )
 def test_the_command_gives_the_settings(
@@ -445,6 +446,15 @@ def test_several_runs_on_one_page(trained: Path, tmp_path: Path) -> None:
     assert done.code == 0 and "These runs have the same settings." in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize("content", ['{"step": 1', "5", '{"a": 1}'])
+def test_info_tells_of_a_checkpoint_beside_foreign_records(content: str, trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "other")
+    (folder / "metrics.jsonl").write_text(f"{content}\n")
+    facts = json.loads(call("info", folder, "--json").out)
+    assert facts["checkpoint"]["step"] == 12
+    assert facts["run"] == {"verdict": "unknown", "reason": "metrics.jsonl is not as train writes it"}
+
+
 def test_info_of_several_runs_tells_of_each(trained: Path, tmp_path: Path) -> None:
     other = run(tmp_path / "other", steps=4)
     facts = json.loads(call("info", trained, other, "--json").out)
@@ -463,6 +473,7 @@ def test_info_of_several_runs_tells_of_each(trained: Path, tmp_path: Path) -> No
         (("RUN", "--data", "imgs"), "go with --html"),
         (("RUN", "RUN", "--html", "x.html", "--data", "imgs"), "--data imgs"),
         (("RUN", "--html", "RUN"), "is a folder"),
+        (("RUN", "--html", "/dev/null"), "no regular file"),
         (("RUN", "--html", "x.html", "--data", "none"), "no such file"),
     ],
 )

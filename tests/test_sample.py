@@ -181,7 +181,9 @@ def test_a_missing_folder_is_made_and_a_name_that_is_no_utf8_is_printed_as_it_is
         (("--shard", "0/2", "-o", "a.npy"), "'0/2' is not a part such as 1/8"),
         (("--shard", "3/2", "-o", "a.npy"), "'3/2' is not a part"),
         (("--shard", "half", "-o", "a.npy"), "'half' is not a part"),
+        (("--shard", "1/3", "-n", "2", "-o", "a.npy"), "--shard 1/3: of 2 images"),
         (("-o", "faces"), "in /"),
+        (("-o", ".npz"), "in /"),
         (("-o", "/dev/null"), "in /"),
         (("-o", ""), "in /"),
         (("-o", "file/"), "file is not a folder"),
@@ -395,6 +397,41 @@ def test_every_class_moves_beside_the_others(tmp_path: Path) -> None:
         assert one.shape == (3, SIDE, SIDE, 3)
         assert all((tile(frame, 0, number) == alone).all() for frame, alone in zip(montage, one, strict=True))
     assert (tile(montage[0], 0, 0) != tile(montage[0], 0, 1)).any()
+
+
+def classes(folder: Path, names: str) -> Path:
+    return save(new_run(latent=6, labels="folders", classes=tuple(names)), folder / "ckpt.pt")
+
+
+def test_a_row_of_a_walk_is_of_one_class(tmp_path: Path) -> None:
+    words = ("-n", "4", "--interpolate", "3", "-o", "walk.npz")
+    assert call("sample", classes(tmp_path, "ab"), *words).code == 0
+    assert np.load("walk.npz")["labels"].tolist() == 3 * [0] + 3 * [1] + 3 * [0]
+
+
+def test_every_class_in_a_folder_has_the_names_of_each_alone(tmp_path: Path) -> None:
+    """So that what is drawn later lies beside it."""
+    made = classes(tmp_path, "ab")
+    for name in "ab":
+        assert call("sample", made, "--class", name, "-n", "4", "--index", "5", "-o", "alone/").code == 0
+    for first in ("5", "7"):
+        assert call("sample", made, "--class", "all", "-n", "2", "--index", first, "-o", "all/").code == 0
+    alone, every = ({path.name: path.read_bytes() for path in Path(name).iterdir()} for name in ("alone", "all"))
+    assert alone == every and len(every) == 8
+
+
+@pytest.mark.parametrize("form", ["gif", "apng", "webp"])
+def test_where_a_frame_is_transparent_the_one_before_does_not_show(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.zeros((5, 8, 40, 4), np.uint8)
+    for moment, picture in enumerate(pictures):
+        picture[:, 8 * moment : 8 * moment + 8] = (250, 10, 10, 255)
+        picture[3, 8 * moment + 3] = 0  # a hole: a WebP whose frames have none counts as opaque
+    monkeypatch.setattr(walk, "generate", lambda generator, rows, first, part: [torch.from_numpy(pictures)])
+    monkeypatch.setattr(walk, "to_output", torch.Tensor.numpy)
+    walk.write_walk(torch.nn.Identity(), np.zeros((5, 1), np.float32), f"walk.{form}")
+    with Image.open(f"walk.{form}") as image:
+        shown = [np.asarray(picture.convert("RGBA"))[..., 3] for picture in ImageSequence.Iterator(image)]
+    assert (np.stack(shown) == pictures[..., 3]).all()
 
 
 def test_what_cannot_move_is_refused(checkpoint: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

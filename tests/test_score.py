@@ -203,18 +203,19 @@ def test_a_bad_file_is_named_and_the_rest_is_scored(known: Path, images: Path, t
     (tmp_path / "broken\n.png").write_bytes((images / "00.png").read_bytes()[:60])
     (tmp_path / "text.txt").write_text("no image")
     (tmp_path / "z.zip").write_text("no zip")
-    bad = [tmp_path / "broken\n.png", tmp_path / "missing.png", tmp_path / "text.txt", tmp_path / "z.zip"]
-    done = call("critic-score", known, dark, bad[0], bad[1], dark, bad[2], bad[3], bright)
+    names = ("broken\n.png", "missing.png", "text.txt", "z.zip", 300 * "x")  # the last one is too long for a file
+    bad = [tmp_path / name for name in names]
+    done = call("critic-score", known, dark, bad[0], bad[1], dark, *bad[2:], bright)
     assert done.code == 3
     # In closed form, not as scored alone: a batch of another size may be added in another order.
     scores, paths = zip(*(line.split(b"\t") for line in done.out.splitlines()), strict=True)
     assert list(paths) == [bytes(dark), bytes(dark), bytes(bright)]
     assert [float(score) for score in scores] == pytest.approx([of_grey(1), of_grey(1), of_grey(20)], abs=CLOSE)
     *lines, last = done.err.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line, path in zip(lines, bad, strict=True):
         assert line.startswith(f"Error: {path}: ".replace("\n", r"\n")) and len(line) > len(f"Error: {path}: ")
-    assert "4 of 7" in last and "other 3" in last
+    assert "5 of 8" in last and "other 3" in last
 
 
 @pytest.mark.parametrize("json_lines", [False, True])

@@ -318,8 +318,7 @@ def test_long_names_leave_room_for_the_picture() -> None:
 def test_a_picture_of_several_checkpoints(images: Path, tmp_path: Path) -> None:
     paths = runs(tmp_path)
     for more in ((), ("--repeats", "2")):
-        out = tmp_path / "new" / "figures.png"
-        out.parent.mkdir(exist_ok=True)
+        out = tmp_path / "new" / "figures.png"  # in a folder that is not there yet
         done = call("evaluate", *paths, "--data", images, "--figures", "swd,coverage", "--plot", out, *more)
         assert done.code == 0 and f"{out} shows it" in done.err
         assert out.read_bytes().startswith(b"\x89PNG") and len(done.out.splitlines()) == 4

@@ -172,6 +172,8 @@ def check_writable(path: Path, flag: str) -> None:
     if path.is_dir() or not place.is_dir():
         wrong = f"{path} is a folder" if path.is_dir() else f"{place} is not a folder"
         raise UsageError(f"{flag}: cannot write {path}: {wrong}; choose another place")
+    if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe, which a file would take the place of
+        raise UsageError(f"{flag}: cannot write {path}: no regular file; choose another place")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UsageError(f"{flag}: no permission to write in {place}; choose another place")
 

@@ -60,6 +60,7 @@ def draw(path: Path, figures: Sequence[Sequence[dict[str, Any]]]) -> None:
             axes.set_xlabel("step", fontsize=8)
         if number == 0:
             axes.legend(frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         picture.savefig(file, format="png", dpi=100, metadata={"Software": None})
 

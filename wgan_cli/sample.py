@@ -87,7 +87,7 @@ def class_number(classes: Sequence[str], name: str) -> int:
     return classes.index(name)
 
 
-def classes_of(classes: Sequence[str], name: str | None, indices: range) -> NDArray[np.int64] | None:
+def classes_of(classes: Sequence[str], name: str | None, indices: Sequence[int]) -> NDArray[np.int64] | None:
     """The number of the class of each image [n]: of the class that is named, or in turn; for `all` [classes, n], each
     class for all images. None where there are no classes."""
     if name is None:
@@ -135,18 +135,21 @@ def write_samples(
 ) -> None:
     """Generate a sample for each latent and write them as `out` asks.
 
-    A folder gets one PNG an image; .npz and .npy get uint8 [N, H, W, C] (float32 [N, D] for points), written as
-    it is generated, an .npz `labels` too; anything else is one PNG grid.
+    A folder gets one PNG an image, STEM-INDEX.png, of several rows STEM-classK-INDEX.png; .npz and .npy get uint8 [N,
+    H, W, C] (float32 [N, D] for points), written as it is generated, an .npz `labels` too; anything else is one PNG
+    grid.
     """
     each = y if y is not None and y.ndim == 2 else [y]
     chunks = (to_output(chunk) for part in each for chunk in generate(generator, rows, first, part))
     path = Path(out)
     if stdout is None and names_folder(out):
-        for index, image in enumerate(chain.from_iterable(chunks), first):
+        names = [stem if part is None or part is y else f"{stem}-class{part[0]}" for part in each]
+        for number, image in enumerate(chain.from_iterable(chunks)):
             if image.ndim == 1:
                 raise UsageError(f"-o {out}: a toy set's samples are points; write them to one .png, .npz or .npy")
+            row, place = divmod(number, len(rows))
             path.mkdir(parents=True, exist_ok=True)
-            with replacing(path / f"{stem}-{index:06}.png") as file:
+            with replacing(path / f"{names[row]}-{first + place:06}.png") as file:
                 to_image(image).save(file, "PNG")
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -59,4 +59,6 @@ def write_walk(
         raise UsageError(f"-o {out}: a frame of {first.width}x{first.height}; {form} has sides of {most} at most")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        first.save(file, save_all=True, append_images=rest, duration=FRAME, loop=0, **FORMS[form])
+        # Where a frame is transparent, a GIF's frame before would show through.
+        options = FORMS[form] | ({"disposal": 2} if form == ".gif" and first.mode == "RGBA" else {})
+        first.save(file, save_all=True, append_images=rest, duration=FRAME, loop=0, **options)

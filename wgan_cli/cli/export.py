@@ -34,14 +34,14 @@ def export(console: Console, /, checkpoint: Path, out: str, critic: bool, raw: b
     The file is run on 64 latents, and not kept if it differs from the checkpoint.
     """
     check_stdout()
-    if not out.lower().endswith((".onnx", ".pt2", ".safetensors")):
+    if Path(out).suffix.lower() not in (".onnx", ".pt2", ".safetensors"):
         raise UsageError(f"-o {out}: must end in .onnx, .pt2 or .safetensors")
     check_writable(Path(out), "-o")
     if critic and raw:
         raise UsageError("--raw: a critic has no averaged weights; leave the flag out")
     if critic and uint8:
         raise UsageError("--uint8: a critic gives scores; leave --critic out")
-    if uint8 and out.lower().endswith(".safetensors"):
+    if uint8 and Path(out).suffix.lower() == ".safetensors":
         raise UsageError(f"--uint8: -o {out} holds weights alone; choose .onnx or .pt2")
 
     from ..export import export as write

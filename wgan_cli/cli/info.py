@@ -98,16 +98,19 @@ def _facts(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     folder = path if path.is_dir() else path.parent
     if (log := folder / "metrics.jsonl").exists():
-        records = read(log)
-        verdict = judge(records)
-        _, values = column(records, verdict.estimate)
-        facts["run"] = {
-            "verdict": verdict.word,
-            "reason": verdict.reason,
-            "advice": ADVICE[verdict.word],
-            "estimate_so_far": sparkline(values, 32),
-            **verdict.figures,
-        }
+        try:
+            records = read(log)
+            verdict = judge(records)
+            _, values = column(records, verdict.estimate)
+            facts["run"] = {
+                "verdict": verdict.word,
+                "reason": verdict.reason,
+                "advice": ADVICE[verdict.word],
+                "estimate_so_far": sparkline(values, 32),
+                **verdict.figures,
+            }
+        except (ValueError, TypeError, KeyError):
+            facts["run"] = {"verdict": "unknown", "reason": f"{log.name} is not as train writes it"}
     if folder != path or (folder / "ckpt.pt").exists() or not log.exists():  # it may have saved nothing yet
         facts["checkpoint"] = describe(newest_checkpoint(path))
     return facts

@@ -82,22 +82,23 @@ def sample(
     Image i of a seed is the same whatever the number of images or the form they are written in. Without --class,
     the classes of a run with --labels come in turn.
     """
-    moving = out.lower().endswith((".webp", ".gif", ".apng")) and not names_folder(out)
+    suffix = "" if out == "-" or names_folder(out) else Path(out).suffix.lower()
+    moving = suffix in (".webp", ".gif", ".apng")
     if out == "-":
         check_stdout()
         if sys.stdout.isatty():
             raise UsageError("-o - writes a PNG to standard output, which is a terminal; name a file or pipe it on")
     else:
         folder = names_folder(out)
-        if not folder and not moving and not out.lower().endswith((".png", ".npz", ".npy")):
+        if not folder and not moving and suffix not in (".png", ".npz", ".npy"):
             raise UsageError(
                 f"-o {out}: must end in .png, .npz or .npy, of a walk in .webp, .gif or .apng, or for a folder of PNGs "
                 "in /; `-o -` is standard output"
             )
-        if scale and not moving and (folder or not out.lower().endswith(".png")):
+        if scale and not moving and suffix != ".png":
             raise UsageError(f"--scale {scale}: -o {out} is neither a grid nor a walk; enlarge one of these")
         check_writable(Path(out, "*.png") if folder else Path(out), "-o")
-    if shard[1] > 1 and (class_name == "all" or not (out.lower().endswith((".npz", ".npy")) or names_folder(out))):
+    if shard[1] > 1 and (class_name == "all" or not (suffix in (".npz", ".npy") or names_folder(out))):
         raise UsageError(
             f"--shard {shard[0]}/{shard[1]}: one picture, and the rows of all classes, cannot be put together from "
             "parts; name a folder, an .npz or an .npy, and one class"
@@ -133,12 +134,16 @@ def sample(
         write_walk(generator, rows, out, y=y, columns=nrow, scale=scale or 1)
         click.echo(os.fsencode(out))
         return
+    if len(rows) < shard[1]:
+        raise UsageError(f"--shard {shard[0]}/{shard[1]}: of {len(rows)} images; take {len(rows)} parts at most")
     mine = sampling.part(len(rows), shard)
     rows, first = rows[mine.start : mine.stop], first + mine.start
-    y = sampling.classes_of(config.classes, class_name, range(first, first + len(rows)))
-    if y is not None and class_name:
-        stem += f"-class{y[0]}" if y.ndim == 1 else f"-classes-{len(rows)}"
-        nrow = nrow or (None if y.ndim == 1 else len(rows))
+    turns = [index // (interpolate or 1) for index in range(first, first + len(rows))]  # a class for a whole row
+    y = sampling.classes_of(config.classes, class_name, turns)
+    if y is not None and y.ndim == 2:
+        nrow = nrow or len(rows)
+    elif y is not None and class_name:
+        stem += f"-class{y[0]}"
     stdout = sys.stdout.buffer if out == "-" else None
     sampling.write_samples(
         *(generator, rows, out), first=first, y=y, stem=stem, columns=nrow, scale=scale or 1, stdout=stdout

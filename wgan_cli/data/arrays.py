@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import DataError, UsageError, WganError
+from .. import DataError, WganError
 from .decode import DIGEST_BYTES, MOST_BYTES, Pixels, Read, Sides, fit_image
 
 
 def is_array(path: Path) -> bool:
     """Whether a file is one of these forms, by its suffix or its first bytes."""
-    return path.suffix.lower() in (".npy", ".npz") or (path.is_file() and is_idx(path))
+    return path.suffix.lower() in (".npy", ".npz") or (os.path.isfile(path) and is_idx(path))
 
 
 def is_idx(path: Path) -> bool:
@@ -132,7 +133,7 @@ def read_array(path: Path, size: Sides, channels: int, fit: str, first: int = 0)
         pass
     height, width, own = image_shape(shape)
     if own != channels and not {own, channels} <= {1, 3, 4}:
-        raise UsageError(f"--channels {channels}: the images of {path} have {own}; leave the flag out")
+        raise DataError(f"{path}: its images have {own} channels, which cannot be made {channels}")
     scale, offset = _float_scale(path) if dtype.kind == "f" else (255 if dtype.kind == "b" else 1, 0)
 
     def images() -> Iterator[Read]:

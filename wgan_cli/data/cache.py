@@ -26,12 +26,12 @@ from ..files import replacing, sweep
 from .arrays import image_shape, open_array
 from .dataset import Dataset
 from .decode import DIGEST_BYTES, GRID, BadFile, Look, is_grey, look
-from .decoding import Reason, decode_together, forget
+from .decoding import LeftOut, Reason, decode_together, forget
 from .pool import read_images
 from .source import Source, digest
 from .toys import toy_points
 
-CACHE_VERSION = 2  # to be raised when the same file would be decoded into other pixels
+CACHE_VERSION = 3  # to be raised when the same file would be decoded into other pixels, or noted in another way
 
 
 def probe(source: Source, console: Console, should_stop: Callable[[], Reason | None] = lambda: None) -> dict[str, int]:
@@ -79,11 +79,20 @@ def _look_at_images(
     looks = [result for result in seen if isinstance(result, Look)]
     if not looks:
         bad = [result for result in seen if isinstance(result, BadFile) and result.reason != GRID]
+        if not bad:
+            raise DataError(f"{source.told}: nothing in it but grids of samples that wgan drew ({total})")
         _show_bad(bad, console.error, console.row, console.verbose)
         raise DataError(f"{source.told}: none of its {total} files can be read")
     channels = Counter(s.channels for s in looks).most_common(1)[0][0]
     stored = Counter(s.stored for s in looks).most_common(1)[0][0]
-    said = "the images' alpha is opaque throughout, so it is left out: --channels 4 keeps it" if stored == 4 else ""
+    said = ""
+    if more := [s.channels for s in looks if s.channels > channels]:
+        said = (
+            f"{len(more)} of {len(looks)} images have colour or transparency that most have not, so it is left out: "
+            f"--channels {max(more)} keeps it"
+        )
+    elif channels < stored == 4:
+        said = "the images' alpha is opaque throughout, so it is left out: --channels 4 keeps it"
     if channels == 3:
         good = [item for item, result in zip(source.items, seen, strict=True) if isinstance(result, Look)][grey:]
         # The first image of a coloured set tells, so few are read ahead; only a grey set is read to its end.
@@ -97,7 +106,7 @@ def _look_at_images(
         else:
             channels, said = 1, "the images are grey in every pixel, so one channel is taken: --channels 3 takes three"
     facts = {"size": auto_size(statistics.median(s.side for s in looks)), "channels": channels}
-    return {**facts, "said": said if channels < stored else ""}, _last(seen), None
+    return {**facts, "said": said}, _last(seen), None
 
 
 def _last(results: Iterable[Look | BadFile]) -> bool:
@@ -135,7 +144,7 @@ def prepare(
     facts = _note(note)
     if not (
         facts
-        and all(BadFile(*entry).lasts for entry in facts.get("bad", [("", "", False)]))
+        and all(LeftOut(*entry).lasts for entry in facts.get("left_out", [(0, "", False)]))
         and _size(rows) == facts["count"] * math.prod(shape)
         and _size(rows.with_suffix(".contents")) == facts["count"] * DIGEST_BYTES
     ):
@@ -149,8 +158,9 @@ def prepare(
                 distributed.wait_for(f"images of {key}", say)
                 facts = _note(note)
                 assert facts
-    left_out = [BadFile(*entry) for entry in facts["bad"]]
-    grids, bad = ([entry for entry in left_out if (entry.reason == GRID) is grid] for grid in (True, False))
+    left_out = [LeftOut(*entry) for entry in facts["left_out"]]
+    files = [BadFile(source.items[entry.place].name, entry.reason) for entry in left_out]
+    grids, bad = ([file for file in files if (file.reason == GRID) is grid] for grid in (True, False))
     if grids:
         console.notice(f"left out {len(grids)} that wgan drew as grids of samples, such as {grids[0].name}")
     if source.others:
@@ -166,9 +176,9 @@ def prepare(
         _show_bad(bad, console.notice, console.notice, console.verbose)
         console.notice(f"left out {len(bad)}, {facts['count']} remain")
     _check_count(source, facts["count"], config.batch)
-    unread = {entry.name for entry in left_out}
-    if labels is not None and unread:
-        labels = labels[[item.name not in unread for item in source.items]]
+    places = [entry.place for entry in left_out]
+    if labels is not None:
+        labels = np.delete(labels, np.array(places, int))
     with open(rows, "rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     return Dataset(
@@ -178,14 +188,14 @@ def prepare(
         pixels=facts["pixels"],
         contents=np.fromfile(rows.with_suffix(".contents"), "<u8"),
         labels=labels,
-        names=partial(_names, source, unread, facts["count"]),
+        names=partial(_names, source, set(places), facts["count"]),
     )
 
 
-def _names(source: Source, bad: set[str], count: int) -> list[str]:
+def _names(source: Source, left_out: set[int], count: int) -> list[str]:
     if source.array:
         return [f"{source.array}/{index}" for index in range(count)]
-    return [item.name for item in source.items if item.name not in bad]
+    return [item.name for place, item in enumerate(source.items) if place not in left_out]
 
 
 def _size(path: Path) -> int:
@@ -193,6 +203,8 @@ def _size(path: Path) -> int:
 
 
 def _check_count(source: Source, count: int, batch: int) -> None:
+    if not count:
+        raise DataError(f"{source.told}: no image in it can be used")
     if count < batch:
         what, advice = ("points", "") if source.toy else ("images", "add images or ")
         raise DataError(f"{source.told}: {count} {what}, fewer than --batch {batch}; {advice}take a smaller batch")

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from .. import StoppedError, WganError, distributed
 from ..config import TrainConfig
@@ -27,6 +27,14 @@ FLUSH_SECONDS = 5.0  # of decoding that a power cut may cost
 FORGOTTEN = 7 * 24 * 3600  # seconds after which what was begun is not gone on with any more
 
 Reason = tuple[str, int]  # what asks to stop, and the exit code for it
+
+
+class LeftOut(NamedTuple):
+    """A file of a source that is not among the rows."""
+
+    place: int  # among the source's items: their names are others from another working folder
+    reason: str
+    lasts: bool  # see `BadFile`
 
 
 def decode(
@@ -85,7 +93,7 @@ def decode(
         "count": len(work.contents) // DIGEST_BYTES,
         "fingerprint": hashlib.sha256(work.contents).hexdigest()[:16],
         "pixels": work.pixels.hexdigest()[:16],
-        "bad": work.bad,
+        "left_out": work.left_out,
     }
 
 
@@ -137,14 +145,18 @@ def decode_together(
         "count": len(contents) // DIGEST_BYTES,
         "fingerprint": hashlib.sha256(contents).hexdigest()[:16],
         "pixels": pixels.hexdigest()[:16],
-        "bad": [bad for facts in every for bad in facts["bad"]],
+        "left_out": [
+            LeftOut(*entry)._replace(place=entry[0] + count * number // size)
+            for number, facts in enumerate(every)
+            for entry in facts["left_out"]
+        ],
     }
 
 
 def _is_whole(note: Path) -> bool:
     """Whether the part of the images that the note is beside can be taken as it is."""
     try:
-        return all(BadFile(*bad).lasts for bad in json.loads(note.read_bytes())["bad"])
+        return all(LeftOut(*entry).lasts for entry in json.loads(note.read_bytes())["left_out"])
     except OSError:
         return False
 
@@ -156,18 +168,18 @@ class _Work:
         self.file, self.journal = file, journal
         self.done = 0  # images read, bad ones included
         self.contents = bytearray()  # digests of the files, one after the other
-        self.bad: list[BadFile] = []
+        self.left_out: list[LeftOut] = []
         self.pixels = hashlib.sha256()
-        self._flushed = (0, 0, time.monotonic())  # digests' bytes, bad files, when
+        self._flushed = (0, 0, time.monotonic())  # digests' bytes, files left out, when
 
     def add(self, result: Read | BadFile) -> None:
-        self.done += 1
         if isinstance(result, BadFile):
-            self.bad.append(result)
+            self.left_out.append(LeftOut(self.done, result.reason, result.lasts))
         else:
             self.contents += result.content
             self.pixels.update(result.pixels)
             self.file.write(result.pixels)
+        self.done += 1
         if time.monotonic() - self._flushed[2] > FLUSH_SECONDS:
             self.flush()
 
@@ -177,13 +189,17 @@ class _Work:
             return
         self.file.flush()
         os.fsync(self.file.fileno())
-        digests, bad, _ = self._flushed
-        entry = {"done": self.done, "contents": self.contents[digests:].hex(), "bad": self.bad[bad:]}
+        digests, left_out, _ = self._flushed
+        entry = {
+            "done": self.done,
+            "contents": self.contents[digests:].hex(),
+            "left_out": self.left_out[left_out:],
+        }
         with open(self.journal, "ab") as journal:
             journal.write(json.dumps(entry).encode() + b"\n")
             journal.flush()
             os.fsync(journal.fileno())
-        self._flushed = (len(self.contents), len(self.bad), time.monotonic())
+        self._flushed = (len(self.contents), len(self.left_out), time.monotonic())
 
 
 def _take_up(file: BinaryIO, path: Path, row: int) -> _Work:
@@ -195,7 +211,7 @@ def _take_up(file: BinaryIO, path: Path, row: int) -> _Work:
                 break  # cut short by a power cut
             entry = json.loads(line)
             work.contents += bytes.fromhex(entry["contents"])
-            work.bad += [BadFile(*bad) for bad in entry["bad"]]
+            work.left_out += [LeftOut(*each) for each in entry["left_out"]]
             work.done = entry["done"]
     whole = len(work.contents) // DIGEST_BYTES * row
     file.seek(0)
@@ -203,7 +219,8 @@ def _take_up(file: BinaryIO, path: Path, row: int) -> _Work:
     while left and (block := file.read(min(left, 1 << 20))):
         work.pixels.update(block)
         left -= len(block)
-    if left or work.done != len(work.contents) // DIGEST_BYTES + len(work.bad) or not all(b.lasts for b in work.bad):
+    agrees = work.done == len(work.contents) // DIGEST_BYTES + len(work.left_out)
+    if left or not agrees or not all(entry.lasts for entry in work.left_out):
         work, whole = _Work(file, work.journal), 0
     file.truncate(whole)
     file.seek(whole)

@@ -102,7 +102,7 @@ def _of_array(path: Path, told: str) -> list[str]:
         raise UsageError(f"--labels file: {path} holds no array `labels`; an .npz may") from None
     except Exception as error:  # readers of archives raise nearly everything on broken input
         raise DataError(f"{told}: its labels cannot be read ({reason(error)})") from None
-    if values.dtype.kind not in "iuU" or values.size != len(values):
+    if values.dtype.kind not in "iuU" or values.size != (values.shape or (0,))[0]:
         raise DataError(f"{told}: labels of {values.dtype} {list(values.shape)}; {TAKES}, one an image")
     if len(values) != shape[0]:
         raise DataError(f"{told}: {len(values)} labels for {shape[0]} images")

@@ -28,12 +28,13 @@ def origins(config: TrainConfig) -> tuple[str, dict[str, tuple[str, Any]]]:
     A value that equals the default may have been given all the same. What follows from the data counts as theirs.
     """
     facts = {name: getattr(config, name) for name in _FROM_DATA}
+    any_size = {**facts, "size": config.size and 64}  # one that no architecture refuses
     found = []
     found_for = {"variant": config.variant, "arch": config.arch}
     for preset in PRESETS if found_for == FAST_FOR else ("paper",):
         given: dict[str, Any] = {}
         for name in ("variant", "arch", "optimizer"):  # on which other defaults depend
-            if getattr(resolve(given, facts, preset)[0], name) != getattr(config, name):
+            if getattr(resolve(given, any_size, preset)[0], name) != getattr(config, name):
                 given[name] = getattr(config, name)
         # What is given decides the defaults of others, and is not one itself.
         base, known = resolve(given, facts, preset, config.precision)
@@ -42,7 +43,7 @@ def origins(config: TrainConfig) -> tuple[str, dict[str, tuple[str, Any]]]:
         for name in (f.name for f in fields(TrainConfig) if f.name != "begun"):
             value, default = getattr(config, name), getattr(general if name in given else base, name)
             if name in ("variant", "arch") and name in given:
-                default = getattr(resolve({}, facts)[0], name)
+                default = getattr(resolve({}, any_size)[0], name)
             origin = "given" if value != default else known[name]
             table[name] = (origin, default)
         found.append((sum(origin == "given" for origin, _ in table.values()), preset, table))
