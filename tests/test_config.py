@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from wgan_cli import UsageError
-from wgan_cli.config import MOST_STEPS, PRESETS, RANGES, TrainConfig, auto_size, differences, preset_for, resolve
+from wgan_cli.config import MOST_STEPS, PRESETS, RANGES, TrainConfig, differences, preset_for, resolve
+from wgan_cli.data.cache import auto_size
 from wgan_cli.networks.padding import padded_size
 from wgan_cli.variants import VARIANTS
 

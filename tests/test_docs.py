@@ -326,6 +326,12 @@ def test_the_map_has_every_file_and_target() -> None:
     assert {span.removeprefix("make ") for span in named(page, "target")} == TARGETS["."] - {"help"}
 
 
+def test_no_module_is_longer_than_the_page_says() -> None:
+    (most,) = re.findall(r"no module of `wgan_cli/` over (\d+) lines", CONTRIBUTING.read_text())
+    lines = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob("wgan_cli/**/*.py")}
+    assert {name: count for name, count in lines.items() if count > int(most)} == {}
+
+
 def test_names_of_the_code_are_there() -> None:
     names = {span for span in spans(CONTRIBUTING.read_text()) if re.fullmatch(r"_?[A-Z][A-Za-z_]{3,}", span)}
     assert len(names) > 4 and {name for name in names if not re.search(rf"\b{name}\b", PROGRAM)} == set()

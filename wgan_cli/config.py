@@ -5,7 +5,6 @@ The names are those of the flags and of the keys in config.json and in the check
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -238,7 +237,6 @@ class TrainConfig:
                 f"--critic-norm batch: variant {self.variant} penalises the gradient of each sample by itself, "
                 "and batch norm mixes the samples of a batch (Gulrajani et al. 2017, section 4); use none or layer"
             )
-
         if self.critic_norm == "batch" and self.micro_batch is not None:
             raise UsageError(
                 f"--micro-batch {self.micro_batch}: the critic has batch norm, which mixes all samples of a batch; "
@@ -252,8 +250,7 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """The inverse of `as_dict`. UsageError for values that do not make a run."""
-        known = {f.name for f in fields(cls)}
-        if unknown := set(values) - known:
+        if unknown := set(values) - {f.name for f in fields(cls)}:
             raise UsageError(f"unknown settings: {', '.join(sorted(map(str, unknown)))}")
         tuples = {
             k: tuple(values[k])
@@ -351,10 +348,3 @@ def in_pixels(size: Any) -> Any:
 def flag(name: str) -> str:
     """As errors name a setting."""
     return name if name in NO_FLAG else "--" + name.replace("_", "-")
-
-
-def auto_size(side: float) -> int:
-    """The training size for images whose shorter side is `side` pixels in the median: 28 stays 28."""
-    if side == 28:
-        return 28
-    return min(64, max(16, 2 ** int(math.log2(max(side, 1)))))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import DataError, StoppedError, WganError, distributed
-from ..config import TrainConfig, auto_size
+from ..config import TrainConfig
 from ..console import Console, printable
 from ..files import replacing, sweep
 from .arrays import image_shape, open_array
@@ -107,6 +107,13 @@ def _look_at_images(
             channels, said = 1, "the images are grey in every pixel, so one channel is taken: --channels 3 takes three"
     facts = {"size": auto_size(statistics.median(s.side for s in looks)), "channels": channels}
     return {**facts, "said": said}, _last(seen), None
+
+
+def auto_size(side: float) -> int:
+    """The training size for images whose shorter side is `side` pixels in the median: 28 stays 28."""
+    if side == 28:
+        return 28
+    return min(64, max(16, 2 ** int(math.log2(max(side, 1)))))
 
 
 def _last(results: Iterable[Look | BadFile]) -> bool:
