@@ -28,10 +28,12 @@ import torch
 from PIL import Image
 from tiny import COMMAND, SETTINGS, Ended, call, new_run, save, wgan, write_images
 
-from wgan_cli import EXIT_CODES, PIPE_CLOSED, TIME_LIMIT, DataError, DivergedError, UsageError, WganError
+from wgan_cli import EXIT_CODES, PIPE_CLOSED, TIME_LIMIT, DataError, DivergedError, UsageError, WganError, device
 from wgan_cli import checkpoint as checkpoints
 from wgan_cli.cli import cli
+from wgan_cli.cli.said import fast_command, to_go_on
 from wgan_cli.config import NO_FLAG, TrainConfig
+from wgan_cli.distributed import Place
 from wgan_cli.signals import Stop
 
 COMMANDS: list[tuple[str, ...]] = [(), *((name,) for name in cli.commands)]
@@ -762,6 +764,79 @@ def test_a_time_limit_ends_with_75_and_the_command_to_go_on(images: Path, traine
         assert f"at step {step} of 4" in call(*shlex.split(again)[4:]).err
     assert call("train", "--data", images, *SETTINGS, "-o", "b", "-q") == (0, b"b/ckpt.pt\n", "")
     assert Path("b/ckpt.pt").read_bytes() == (trained / "ckpt.pt").read_bytes()  # as if it had not stopped
+
+
+def test_force_stays_until_the_run_that_was_there_is_gone(images: Path, trained: Path) -> None:
+    """A stop amid the images leaves it, and the command that goes on is to start anew still."""
+    before = (trained / "ckpt.pt").read_bytes()
+    of_run = ("--lr", "0.5", "-o", str(trained), "--force", "--time-limit", "0s")
+    words = ("train", "--data", str(images), *SETTINGS, *of_run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WGAN_CACHE", "another")
+        done = call(*words)
+    assert done.code == 75 and "1 of 32 images were looked at" in done.err
+    assert done.err.splitlines()[-1] == f"To go on: {shlex.join(['wgan', *words])}"
+    assert (trained / "ckpt.pt").read_bytes() == before
+    assert call("train", "--data", images, *SETTINGS, "-o", "other").code == 0  # the images are decoded
+    done = call(*words)
+    assert done.code == 75 and "--force" not in done.err and "Next: wgan sample" in done.err
+
+
+def test_force_starts_once_where_torchrun_starts_again(
+    images: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    done = call("train", "--data", images, *SETTINGS, "-o", trained, "--force")
+    assert done.code == 0 and "nothing to do" in done.err
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("train", "--data", images, "--preset", "fast", "--size", "16", "--width", "4", "--steps")
+    for steps, native in (("1", "fp32"), ("2", "bf16")):
+        monkeypatch.setattr(device, "native_precision", lambda where, native=native: native)
+        done = call(*words, steps, "-o", "run")
+        assert done.code == 0 and "precision fp32" in done.err
+    assert call(*words, "3", "--precision", "bf16", "-o", "run").code == 2
+    assert "precision bf16" in call(*words, "1", "-o", "run", "--force").err
+
+
+def test_the_line_to_go_on_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["wgan", "train", "--data", "a b", "--force"])
+    assert to_go_on("a b", Place(), begun=True) == "To go on: wgan train --data 'a b'"
+    assert to_go_on("a b", Place(), begun=False).endswith("--force")
+    assert to_go_on("-", Place(), begun=True).startswith("To go on: the same list into wgan train ")
+    two = "To go on: torchrun --nproc-per-node 2 -m wgan_cli train --data 'a b'"
+    assert to_go_on("a b", Place(size=2, local_size=2), begun=True) == two
+    four = "To go on: the same torchrun on each machine, with -m wgan_cli train --data 'a b'"
+    assert to_go_on("a b", Place(size=4, local_size=2), begun=True) == four
+
+
+@pytest.mark.parametrize(
+    "settings, facts, count, command",
+    [
+        (
+            {"skip-bad": True, "null": False},
+            {"size": 64, "channels": 3},
+            16,
+            "wgan train --data imgs --skip-bad --preset",
+        ),
+        ({"size": 28}, {"channels": 1}, 32, "wgan train --data imgs --size 28 --preset"),
+        ({"size": 28}, {"channels": 1}, 31, ""),
+        ({"size": 20}, {"channels": 1}, 100, ""),
+    ],
+)
+def test_a_faster_command_is_named_where_it_would_be_taken(
+    settings: dict[str, Any], facts: dict[str, Any], count: int, command: str
+) -> None:
+    told = fast_command("imgs", settings, facts, count)
+    assert told == (f"{command} fast -o wgan-fast" if command else "")
+    assert fast_command("-", settings, facts, count) == ""
+
+
+def test_batch_norm_of_one_sample_is_refused(images: Path) -> None:
+    words = ("--variant", "clip", "--arch", "mlp", "--critic-norm", "batch", "--width", "4", "--batch", "1")
+    done = call("train", "--data", images, *words, "--steps", "1", "-o", "one")
+    assert done.code == 2 and "--batch 1: batch norm" in done.err and not Path("one/ckpt.pt").exists()
 
 
 def test_the_fast_preset_takes_the_steps_that_the_time_limit_gives(images: Path) -> None:

@@ -109,6 +109,17 @@ def test_a_run_goes_on_with_new_data_and_every_image_known_keeps_its_side(run: P
     assert [change["step"] for change in last.changes] == [1, 3]
 
 
+def test_new_data_of_which_too_little_is_left_to_train_on_is_refused(run: Path) -> None:
+    held = {name for name, out in zip(sorted((run.parent / "imgs").iterdir()), known(run).held, strict=True) if out}
+    for path in set((run.parent / "imgs").iterdir()) - held:
+        path.unlink()
+    data = images(run.parent / "imgs", 100, 107)
+    before = (run / "ckpt.pt").read_bytes()
+    done = train(data, run, 2, "--new-data")
+    assert done.code == 3 and "7 images to train on, fewer than --batch 8: the other 12 were held out" in done.err
+    assert (run / "ckpt.pt").read_bytes() == before
+
+
 def test_new_data_of_a_run_that_has_the_same_change_nothing(run: Path) -> None:
     assert train(run.parent / "imgs", run, 2, "--new-data").code == 0
     assert known(run).changes == []

@@ -84,6 +84,28 @@ def test_a_run_stopped_amid_the_critics_steps_ends_bit_for_bit_as_one_that_was_n
         assert all(whole[network][name].equal(parts[network][name]) for name in whole[network])
 
 
+def test_a_time_limit_is_heeded_amid_a_step_once_one_is_done(tmp_path: Path) -> None:
+    """Or a step of many critic steps would go far over it; and a limit however short does a step."""
+    config = settings(steps=27)
+    for stops in (1, 2, 3):
+        with pytest.raises(StoppedError, match=f"by the time limit at step {stops} of 27") as ended:
+            run(config, tmp_path / "first", Stop(0.0))
+        content, _ = checkpoint.load(tmp_path / "first/ckpt.pt")
+        assert ended.value.exit_code == 75 and content["data"]["batches"] == 7 * stops
+
+    class Later(Stop):
+        asked = 0
+
+        def code(self) -> int:
+            self.asked += 1
+            return 75 if self.asked > 10 else 0
+
+    with pytest.raises(StoppedError, match="at step 1 of 27"):
+        run(config, tmp_path / "later", Later())
+    content, _ = checkpoint.load(tmp_path / "later/ckpt.pt")
+    assert content["data"]["batches"] == 11  # asked after each critic step, and after the generator's
+
+
 @pytest.mark.parametrize("batches", [7 * 3 - 1, 7 * 4])
 def test_batches_that_do_not_go_with_the_step_are_damage(batches: int, tmp_path: Path) -> None:
     path = run(settings(steps=3), tmp_path)

@@ -39,6 +39,13 @@ def check_folder(out: Path, config: TrainConfig, force: bool = False) -> None:
         check_same(out, checkpoint.load(out / "ckpt.pt")[1], config)
 
 
+def precision_of(out: Path) -> str:
+    """The --precision of the run in `out`, "" where there is none to go on with."""
+    if not (out / "ckpt.pt").exists() or not _is_run(out):
+        return ""
+    return str(json.loads((out / "config.json").read_bytes())["precision"])
+
+
 def _written(out: Path) -> list[str]:
     """The files of `out` that have names which a run gives."""
     found = [*out.glob("*"), *out.glob("samples/*"), *out.glob("tensorboard/*")]

@@ -173,6 +173,11 @@ def _take_up_data(
         )
     seen.take_up_changed(dataset, config, content["step"])
     assert dataset.held is not None
+    if (left := int((~dataset.held).sum())) < config.batch:
+        raise DataError(
+            f"{left} images to train on, fewer than --batch {config.batch}: the other {len(dataset) - left} were held "
+            "out before and stay so; add images"
+        )
     console.notice(
         f"other data from step {content['step']} on: {seen.changed(dataset)}. "
         f"What was trained on is not held out: {int(dataset.held.sum())} of {len(dataset)} are"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import StoppedError, curve, distributed, graph
+from . import TIME_LIMIT, StoppedError, curve, distributed, graph
 from .config import TrainConfig
 from .console import Console, duration, in_words
 from .data.dataset import Batch, Dataset
@@ -110,7 +110,10 @@ def train(
                     pace_told = True
                     _tell_pace(state, seconds / (state.batches - first), console, faster)
                 if state.batches < due:  # amid a step, which may be long
-                    (code,) = distributed.agree(stop.code() if stop.ended_by else 0)
+                    ends = stop.code()
+                    if ends == TIME_LIMIT and state.step == first_step:
+                        ends = 0  # one step is done, however short the time
+                    (code,) = distributed.agree(ends)
                     reason = told(int(code))
             samples = saves = False
             late = asked = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -28,16 +27,16 @@ from ..config import (
     UPSAMPLES,
     Range,
     TrainConfig,
-    flag,
     preset_for,
     resolve,
 )
-from ..console import Console, duration, in_short, in_words, printable
+from ..console import Console, duration, in_short, in_words
 from ..distributed import first_on_machine, joined, place
 from ..files import check_writable, lock
 from ..signals import Stop
 from ..variants import VARIANTS
-from .options import any_path, betas, command, device_option, null_option, option, plain, seconds, setting, size, within
+from .options import any_path, betas, command, device_option, null_option, option, seconds, setting, size, within
+from .said import chosen, fast_command, print_settings, to_go_on
 
 DATA, NETWORKS, LOSS, OPTIMIZER, RUN, OUTPUT = "Data", "Networks", "Loss", "Optimizer", "Run", "Output"  # headings
 
@@ -208,8 +207,10 @@ def train(
     console: Console = ctx.obj if here.leads else Console(open(os.devnull, "w"))  # one process talks
     if dry_run and not here.leads:
         return
-    chosen = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
-    given = {name: value for name, value in settings.items() if ctx.get_parameter_source(name) in chosen}
+    sources = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    given = {name: value for name, value in settings.items() if ctx.get_parameter_source(name) in sources}
+    # Where torchrun has started the processes again, what is there is this command's own.
+    force = force and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     if "channels" in given:
         given["channels"] = int(given["channels"])
     if as_json and not dry_run:
@@ -238,7 +239,7 @@ def train(
     where = pick_device(device, here.local_rank if here.size > 1 else None)
     source, labels = open_source(data, sys.stdin.buffer, null), None
     check_apart(source, out)
-    next_line = f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png"
+    begun, next_line = False, f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png"
     try:
         with nullcontext() if dry_run else stop, nullcontext() if dry_run else joined(where, hang_limit):
             facts = dict[str, Any]()
@@ -248,15 +249,20 @@ def train(
                 if not (source.items and {"size", "channels"} <= given.keys()):
                     facts |= probe(source, console, stop.reason)
             preset = preset or preset_for(given, facts, where.type)
-            config, origins = resolve(given, facts, preset, native_precision(where), timed=time_limit is not None)
 
             from ..memory import enough
-            from ..run import check_folder
+            from ..run import check_folder, precision_of
             from ..train import expected_seconds, step_memory, train
 
+            # A run goes on as it began, on a machine of another kind too; several processes are of one kind.
+            known = "" if force or here.size > 1 else precision_of(out)
+            native = known or native_precision(where)
+            config, origins = resolve(given, facts, preset, native, timed=time_limit is not None)
+            said = chosen(preset, config, origins)
+
             if dry_run:  # writes nothing, so what stands in its way comes last
-                _print_settings(ctx, config, origins, as_json)
-                console.notice(_chosen(preset, config, origins))
+                print_settings(ctx, config, origins, as_json)
+                console.notice(said)
                 with enough(config, where):
                     expected = expected_seconds(config, where)
                 told = f"{config.steps} steps take {in_words(expected)}"
@@ -273,7 +279,6 @@ def train(
                 name: given[name] for name in ("size", "channels", "fit", "flip", "labels", "holdout") if name in given
             }
             of_data |= {"skip-bad": skip_bad, "null": null}
-            faster = _fast_command(data, of_data) if preset == "paper" and config.size and data != "-" else ""
             if labels is not None:
                 counted = [f"{name} ({(labels == number).sum()})" for number, name in enumerate(config.classes)]
                 console.notice(f"{len(counted)} classes: {in_short(counted)}")
@@ -281,11 +286,14 @@ def train(
                 dataset = prepare(
                     source, config, skip_bad, console, stop.reason, stop.take_save, labels, ctx.obj.notice
                 )
+                slow = preset == "paper" and config.size
+                faster = fast_command(data, of_data, facts, len(dataset)) if slow else ""
+                begun = True
                 with enough(config, where):
                     done = train(
                         *(config, dataset, out, where, console, stop, force, tensorboard, faster, new_data, html),
                         data_memory=data_memory,
-                        chosen=_chosen(preset, config, origins),
+                        chosen=said,
                         graphs=not no_graph,
                     )
                 if here.leads:
@@ -294,14 +302,8 @@ def train(
         error.filename = error.filename or str(out)
         raise
     except StoppedError as ended:
-        words = [word for word in sys.argv[1:] if word != "--force"]
-        starter = ["wgan"]
-        if here.size > 1:
-            nodes = ["--nnodes", str(here.size // here.local_size)] if here.size > here.local_size else []
-            starter = ["torchrun", *nodes, "--nproc-per-node", str(here.local_size), "-m", "wgan_cli"]
-        again = shlex.join([*starter, *words])
-        after = f"\n{next_line}" if (out / "ckpt.pt").exists() else ""
-        raise StoppedError(f"{ended}\nTo go on: {again}{after}", ended.exit_code) from None
+        after = f"\n{next_line}" if (begun or not force) and (out / "ckpt.pt").exists() else ""
+        raise StoppedError(f"{ended}\n{to_go_on(data, here, begun)}{after}", ended.exit_code) from None
     console.notice(next_line)
 
 
@@ -313,36 +315,3 @@ def _checked(given: dict[str, Any], points: dict[str, Any], preset: str | None) 
         if preset or preset_for(given, points, "cpu") == "paper":
             raise
         return resolve(given, points, "fast")[0]
-
-
-def _chosen(preset: str, config: TrainConfig, origins: dict[str, str]) -> str:
-    """What the preset has set, as flags."""
-    if preset == "paper":
-        return f"preset paper: the settings of {config.record.paper}"
-    names = [name for name in origins if origins[name] == f"preset {preset}"]
-    by_time = "steps" in names and config.by_time
-    flags = [f"{flag(name)} {plain(getattr(config, name))}" for name in names if not (by_time and name == "steps")]
-    return f"preset {preset}: {' '.join(flags)}{', and as many steps as the time gives' if by_time else ''}"
-
-
-def _fast_command(data: str, settings: dict[str, Any]) -> str:
-    words = ["wgan", "train", "--data", data]
-    for name, value in settings.items():
-        if value is not False:
-            words += [f"--{name}"] if value is True else [f"--{name}", plain(value)]
-    return shlex.join([*words, "--preset", "fast", "-o", "wgan-fast"])
-
-
-def _print_settings(ctx: click.Context, config: TrainConfig, origins: dict[str, str], as_json: bool) -> None:
-    for name in origins:
-        if origins[name] == "given":
-            source = ctx.get_parameter_source(name)
-            origins[name] = "environment" if source == ParameterSource.ENVIRONMENT else "flag"
-    values = {name: value for name, value in config.as_dict().items() if name != "begun"}
-    if as_json:
-        click.echo(json.dumps({name: {"value": values[name], "from": origins[name]} for name in values}, indent=2))
-        return
-    for name, value in values.items():
-        shown = printable(in_short(value)) if name == "classes" else plain(value)
-        shown = "by time" if name == "steps" and config.by_time else shown
-        click.echo(f"{name:15} {shown or '-':12} {origins[name]}")

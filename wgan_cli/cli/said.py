@@ -1,0 +1,74 @@
+"""What `wgan train` says of its settings, and the commands that it names."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from .. import UsageError
+from ..config import TrainConfig, flag, resolve
+from ..console import in_short, printable
+from ..distributed import Place
+from .options import plain
+
+
+def chosen(preset: str, config: TrainConfig, origins: dict[str, str]) -> str:
+    """What the preset has set, as flags."""
+    if preset == "paper":
+        return f"preset paper: the settings of {config.record.paper}"
+    names = [name for name in origins if origins[name] == f"preset {preset}"]
+    by_time = "steps" in names and config.by_time
+    flags = [f"{flag(name)} {plain(getattr(config, name))}" for name in names if not (by_time and name == "steps")]
+    return f"preset {preset}: {' '.join(flags)}{', and as many steps as the time gives' if by_time else ''}"
+
+
+def fast_command(data: str, settings: Mapping[str, Any], facts: Mapping[str, Any], count: int) -> str:
+    """That trains on as many images under --preset fast; none where it would be refused.
+
+    settings: those of the data that were given, which it is to have too.
+    """
+    given = {name: value for name, value in settings.items() if name not in ("skip-bad", "null")}
+    try:
+        if data == "-" or count < resolve(given, facts, "fast")[0].batch:
+            return ""
+    except UsageError:
+        return ""
+    words = ["wgan", "train", "--data", data]
+    for name, value in settings.items():
+        if value is not False:
+            words += [f"--{name}"] if value is True else [f"--{name}", plain(value)]
+    return shlex.join([*words, "--preset", "fast", "-o", "wgan-fast"])
+
+
+def to_go_on(data: str, here: Place, begun: bool) -> str:
+    """The line of a stop that says how the run is gone on with.
+
+    begun: whether this command's own run has begun; --force, which deletes the one before, is then left out.
+    """
+    words = [word for word in sys.argv[1:] if word != "--force" or not begun]
+    if here.size > here.local_size:
+        return f"To go on: the same torchrun on each machine, with -m wgan_cli {shlex.join(words)}"
+    several = ["torchrun", "--nproc-per-node", str(here.local_size), "-m", "wgan_cli"]
+    again = shlex.join([*(several if here.size > 1 else ["wgan"]), *words])
+    return f"To go on: {'the same list into ' if data == '-' else ''}{again}"
+
+
+def print_settings(ctx: click.Context, config: TrainConfig, origins: dict[str, str], as_json: bool) -> None:
+    for name in origins:
+        if origins[name] == "given":
+            source = ctx.get_parameter_source(name)
+            origins[name] = "environment" if source == ParameterSource.ENVIRONMENT else "flag"
+    values = {name: value for name, value in config.as_dict().items() if name != "begun"}
+    if as_json:
+        click.echo(json.dumps({name: {"value": values[name], "from": origins[name]} for name in values}, indent=2))
+        return
+    for name, value in values.items():
+        shown = printable(in_short(value)) if name == "classes" else plain(value)
+        shown = "by time" if name == "steps" and config.by_time else shown
+        click.echo(f"{name:15} {shown or '-':12} {origins[name]}")
