@@ -29,9 +29,9 @@ def chosen(preset: str, config: TrainConfig, origins: dict[str, str]) -> str:
 
 
 def fast_command(data: str, settings: Mapping[str, Any], facts: Mapping[str, Any], count: int) -> str:
-    """That trains on as many images under --preset fast; none where it would be refused.
+    """The command that trains on the same `count` images under --preset fast; "" where it would be refused.
 
-    settings: those of the data that were given, which it is to have too.
+    settings: those of the data that were given, which it has too. facts: those that follow from the data.
     """
     given = {name: value for name, value in settings.items() if name not in ("skip-bad", "null")}
     try:
