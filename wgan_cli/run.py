@@ -30,7 +30,7 @@ def check_folder(out: Path, config: TrainConfig, force: bool = False) -> None:
     settings, with each difference."""
     written = _written(out)
     foreign = sorted(name for name in (*written, "config.json") if name != "ckpt.pt" and os.path.lexists(out / name))
-    if foreign and not _is_run(out):
+    if foreign and not _config(out):
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise UsageError(
             f"{out}: holds {', '.join(foreign[:5])}{more}, and no config.json of a run of wgan; choose another -o"
@@ -41,9 +41,8 @@ def check_folder(out: Path, config: TrainConfig, force: bool = False) -> None:
 
 def precision_of(out: Path) -> str:
     """The --precision of the run in `out`, "" where there is none to go on with."""
-    if not (out / "ckpt.pt").exists() or not _is_run(out):
-        return ""
-    return str(json.loads((out / "config.json").read_bytes())["precision"])
+    config = _config(out) if (out / "ckpt.pt").exists() else None
+    return config.precision if config else ""
 
 
 def _written(out: Path) -> list[str]:
@@ -52,14 +51,14 @@ def _written(out: Path) -> list[str]:
     return [name for file in found if _WRITTEN.fullmatch(name := file.relative_to(out).as_posix())]
 
 
-def _is_run(out: Path) -> bool:
-    """Whether the config.json of `out` is one that this tool wrote: all of its settings, and such as make a run."""
+def _config(out: Path) -> TrainConfig | None:
+    """The config.json of `out`, where it is one that this tool wrote: all of its settings, and such as make a run."""
     try:
         values = json.loads((out / "config.json").read_bytes())
-        TrainConfig.from_dict(values)
-        return bool(values.keys() >= {"variant", "arch", "latent", "n_critic", "sample_every"})
+        config = TrainConfig.from_dict(values)
+        return config if values.keys() >= {"variant", "arch", "latent", "n_critic", "sample_every"} else None
     except (OSError, ValueError, TypeError, AttributeError, UsageError):
-        return False
+        return None
 
 
 class Follower:
