@@ -6,11 +6,11 @@ First each setting is timed: `wgan train` for --pace seconds, with all cores, im
 nothing else may run meanwhile. Then a run is made for each time of --at, of as many steps as that time takes at that
 pace; where nothing depends on a run's length, the one before goes on. --processes runs go at once with a thread each,
 which takes less time than one after the other and gives the same samples but for last bits. `wgan evaluate` compares
-samples with the images that were held out. The distance is the mean of the levels of the pyramid, and with --features,
-as of `wgan evaluate`, there is the Fréchet distance too. `floor` is that of other held-out images. With --goal, the
-seconds to that distance (with --features: Fréchet distance) are told of each seed, between the times of --at by a
-straight line on log axes. OUT/SETTING-SEED-SECONDS.png has samples, OUT/results.jsonl what was found; what is in there
-is not done again.
+samples with the images that were held out. The distance is the mean of the levels of the pyramid, and for each
+--features, as of `wgan evaluate`, there is the Fréchet distance too. `floor` is that of other held-out images. With
+--goal, the seconds to that distance (with --features: the first one's) are told of each seed, between the times of --at
+by a straight line on log axes. OUT/SETTING-SEED-SECONDS.png has samples, OUT/results.jsonl what was found; what is in
+there is not done again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--pace", type=int, default=60, help="seconds that the pace is taken over")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default=".*", help="settings that this regular expression matches")
-    parser.add_argument("--features", type=Path)
+    parser.add_argument("--features", type=Path, action="append", default=[])
     parser.add_argument("--goal", type=float, help="a distance, to tell the seconds to")
     parser.add_argument("-n", "--count", type=int, default=400, help="samples; twice as many are held out")
     parser.add_argument("--processes", type=int, default=2)
@@ -114,7 +114,7 @@ def main() -> None:
 
 def seconds_to(goal: float, results: Sequence[Mapping[str, Any]], setting: str, seed: int) -> str:
     runs = sorted((r for r in results if (r["setting"], r["seed"]) == (setting, seed)), key=lambda run: run["after"])
-    points = [(math.log(run["after"]), math.log(run.get("frechet", run["distance"]))) for run in runs]
+    points = [(math.log(run["after"]), math.log((run["frechet"] or [run["distance"]])[0])) for run in runs]
     level = math.log(goal)
     if points and points[0][1] <= level:
         return f"under {runs[0]['after']}"
@@ -158,16 +158,18 @@ def of_data(asked: argparse.Namespace) -> tuple[object, ...]:
     return ("--data", asked.data, "--holdout", 0.2)
 
 
-def distances(out: Path, asked: argparse.Namespace) -> dict[str, float]:
-    words = ("--features", asked.features, "--figures", "swd,fid") if asked.features else ("--figures", "swd")
-    told = ("-n", asked.count, "--json", "-q")
-    lines = wgan("evaluate", out, "--data", asked.data, *words, *told, threads=1)
-    figures = [json.loads(line) for line in lines.splitlines()]
-    levels = [figure for figure in figures if figure["figure"].startswith("swd_")]
-    found = {"distance": mean(f["samples"] for f in levels), "floor": mean(f["data"] for f in levels)}
-    for figure in figures:
-        if figure["figure"] == "frechet_distance":
-            found |= {"frechet": figure["samples"], "frechet_floor": figure["data"]}
+def distances(out: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {"frechet": [], "frechet_floor": []}
+    compare = ("evaluate", out, "--data", asked.data, "-n", asked.count, "--json", "-q")
+    for words in (("--figures", "swd"), *(("--figures", "fid", "--features", path) for path in asked.features)):
+        figures = [json.loads(line) for line in wgan(*compare, *words, threads=1).splitlines()]
+        levels = [figure for figure in figures if figure["figure"].startswith("swd_")]
+        if levels:
+            found |= {"distance": mean(f["samples"] for f in levels), "floor": mean(f["data"] for f in levels)}
+        for figure in figures:
+            if figure["figure"] == "frechet_distance":
+                found["frechet"].append(figure["samples"])
+                found["frechet_floor"].append(figure["data"])
     return found
 
 
@@ -181,7 +183,7 @@ def wgan(*words: object, code: int = 0, threads: int | None = None) -> str:
 
 
 def report(found: dict[str, Any]) -> None:
-    frechet = f"{found['frechet']:.2f} ({found['frechet_floor']:.2f})" if "frechet" in found else ""
+    frechet = ", ".join(f"{d:.2f} ({f:.2f})" for d, f in zip(found["frechet"], found["frechet_floor"], strict=True))
     print(
         f"| `{found['setting']}` | {found['after']} s | {found['seed']} | {found['steps']} "
         f"| {found['distance']:.1f} ({found['floor']:.1f}) | {frechet} |",
