@@ -923,6 +923,11 @@ def test_a_closed_pipe_ends_help_quietly_too(words: list[str]) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_standard_output_of_eight_bits_takes_what_it_can(process: tuple[Ended, Path]) -> None:
+    done = wgan("info", "run", cwd=process[1], env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert done.code == 0 and b"\nestimate_so_far        \\u258" in done.out
+
+
 @pytest.mark.parametrize("how", ["closed pipe", "head", "closed", "full"])
 def test_a_stdout_that_takes_nothing(how: str, images: Path, trained: Path) -> None:
     """A closed pipe ends quietly with 141; a full disk and a closed stdout are errors."""

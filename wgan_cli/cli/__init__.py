@@ -10,6 +10,7 @@ import platform
 import signal
 import sys
 import warnings
+from io import TextIOWrapper
 from types import FrameType
 from typing import NoReturn
 
@@ -30,6 +31,8 @@ def main() -> NoReturn:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller, as in >&-
             setattr(sys, name, open(os.devnull, mode))
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":  # of 8 bits, as > FILE is on Windows
+        sys.stdout.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *where: f"{message}\n"  # a notice to the user, who has no line to mend
     stdout = sys.stdout
     try:
