@@ -65,7 +65,7 @@ def main(plan: Plan) -> None:
     axes = figure.subplots()
     for (_, setting, *_), row in zip(jobs.values(), norms.values(), strict=True):
         label = None if spans[setting] else setting
-        spans[setting].append(max(row) / max(min(row), 1e-45))
+        spans[setting].append(np.max(row) / np.maximum(np.min(row), 1e-45))
         axes.semilogy(np.arange(len(row)) + 1, row, f"C{list(SETTINGS).index(setting)}.-", alpha=0.6, label=label)
     axes.set(xlabel="hidden layer of the critic (gradients pass from right to left)", xticks=range(1, 12))
     axes.set_ylabel("gradient norm of the critic's loss")

@@ -6,15 +6,17 @@ critic to slope 1; without a norm, and with layer norm, it does. `wgan train` th
 a penalty. Here such a critic is built by hand.
 
 A critic that works tells the Wasserstein distance. That of two parallel segments at a gap θ is |θ| (`lines`), so the
-claim is judged there, by the limit of `lines`, set before its first run: within a tenth of |θ| without a norm and with
-layer norm, and not with batch norm. The digits show what comes of it in a game, which the paper does not put a figure
-to, and are not judged.
+claim is judged there, by the limit of `lines`, set before its first run: within a tenth of |θ| at every gap without a
+norm and with layer norm, and at none with batch norm. Both segments are scored as one batch: apart, batch norm takes
+the mean of each away and with it the gap, whatever the penalty, which was so in earlier results. The digits show what
+comes of it in a game, which the paper does not put a figure to, and are not judged.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -64,12 +66,14 @@ def off(seed: int, norm: str, gap: float, steps: int) -> float:
     give_norm(state, norm)
     state.generator, real = Segment(gap), Segment(0)
     random = torch.Generator().manual_seed(seed + 1)
-    for step in range(steps):
-        state.optimizer_critic.defaults["lr"] = 1e-3 * (1 - step / steps)
-        critic_step(state, Batch(real(torch.randn(256, 1, generator=random))))
+    with patch("wgan_cli.step.has_batch_norm", return_value=False):  # which scores both as one batch
+        for step in range(steps):
+            state.optimizer_critic.defaults["lr"] = 1e-3 * (1 - step / steps)
+            critic_step(state, Batch(real(torch.randn(256, 1, generator=random))))
     x, y = real(torch.randn(10_000, 1, generator=random)), state.generator(torch.randn(10_000, 1, generator=random))
     with torch.no_grad():
-        estimate = (state.critic(x).mean() - state.critic(y).mean()).item()
+        on_x, on_y = state.critic(torch.cat([x, y])).chunk(2)
+    estimate = (on_x.mean() - on_y.mean()).item()
     assert state.config.gp_weight
     return abs(estimate / (1 + gap / (2 * state.config.gp_weight)) / gap - 1)  # as in lines.py
 
@@ -118,11 +122,11 @@ def main(plan: Plan) -> None:
     lines_axes.set(xlabel="gap θ between the segments", ylabel="estimate off |θ|, of |θ|")
     lines_axes.legend(title="norm in the critic", fontsize="small")
     digits_axes.set(xlabel="generator steps", ylabel=DISTANCE)
-    worst = {norm: [max(runs[f"lines-{norm}-{seed}"]) for seed in plan.seeds] for norm in NORMS}
+    found = {norm: np.array([runs[f"lines-{norm}-{seed}"] for seed in plan.seeds]) for norm in NORMS}  # [seeds, gaps]
     checks = [
-        Check("W off |θ| without a norm", worst["none"], most=LIMIT_W, form=".1%"),
-        Check("layer norm", worst["layer"], most=LIMIT_W, form=".1%"),
-        Check("batch norm", worst["batch"], least=LIMIT_W, form=".1%"),
+        Check("W off |θ|, at the worst gap, without a norm", found["none"].max(1), most=LIMIT_W, form=".1%"),
+        Check("layer norm", found["layer"].max(1), most=LIMIT_W, form=".1%"),
+        Check("at the best gap, batch norm", found["batch"].min(1), least=LIMIT_W, form=".1%"),
     ]
     last = {norm: np.median([runs[f"digits-{norm}-{seed}"][-1] for seed in plan.seeds[:3]]) for norm in NORMS}
     told = ", ".join(f"{distance:.0f} ({norm})" for norm, distance in last.items())
