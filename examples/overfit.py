@@ -65,8 +65,18 @@ def main(plan: Plan) -> None:
     few, more = COUNTS
     checks = [
         Check("gap at the end", last[few], least=LIMIT_GAP, form=".1%"),
-        Check("its growth", np.subtract(last[few], first[few]), least=LIMIT_GROWTH, form=".1%"),
-        Check(f"with {more:,} digits, of that", np.divide(last[more], last[few]), most=LIMIT_MORE, form=".2f"),
+        Check(
+            "its growth from the first quarter on, in points",
+            np.subtract(last[few], first[few]),
+            least=LIMIT_GROWTH,
+            form=".1%",
+        ),
+        Check(
+            f"gap with {more:,} digits over that with {few:,}",
+            np.divide(last[more], last[few]),
+            most=LIMIT_MORE,
+            form=".2f",
+        ),
     ]
     finish(plan, figure, checks)
 

@@ -102,7 +102,7 @@ def main(plan: Plan) -> None:
     share = {variant: [runs[f"{variant}-{seed}"]["share"][0] for seed in plan.seeds] for variant in SETTINGS}
     checks = [
         Check("clip's weights in the outermost tenth", share["clip"], least=LIMIT_CLIP, form=".1%"),
-        Check("gp's, in or beyond that of the range of 99.5% of them", share["gp"], most=LIMIT_GP, form=".2%"),
+        Check("gp's, of the range of 99.5% of them", share["gp"], most=LIMIT_GP, form=".2%"),
     ]
     of_moved = [runs[f"clip-{seed}"]["of_moved"][0] for seed in plan.seeds]
     told = f"{np.median(of_moved):.1%} ({min(of_moved):.1%} to {max(of_moved):.1%})"
