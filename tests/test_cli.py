@@ -12,6 +12,7 @@ import pty
 import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -797,6 +798,9 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(images: Path, monkeypat
         done = call(*words, steps, "-o", "run")
         assert done.code == 0 and "precision fp32" in done.err
     assert call(*words, "3", "--precision", "bf16", "-o", "run").code == 2
+    Path("alone").mkdir()
+    shutil.copy("run/ckpt.pt", "alone")  # which needs no other file
+    assert call(*words, "3", "-o", "alone").code == 0
     assert "precision bf16" in call(*words, "1", "-o", "run", "--force").err
 
 
@@ -821,6 +825,12 @@ def test_the_line_to_go_on_by(monkeypatch: pytest.MonkeyPatch) -> None:
             "wgan train --data imgs --skip-bad --preset",
         ),
         ({"size": 28}, {"channels": 1}, 32, "wgan train --data imgs --size 28 --preset"),
+        (
+            {"holdout": 0.123456789},
+            {"size": 16, "channels": 1},
+            99,
+            "wgan train --data imgs --holdout 0.123456789 --preset",
+        ),
         ({"size": 28}, {"channels": 1}, 31, ""),
         ({"size": 20}, {"channels": 1}, 100, ""),
     ],

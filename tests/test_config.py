@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from wgan_cli import UsageError
-from wgan_cli.config import MOST_STEPS, PRESETS, RANGES, TrainConfig, differences, preset_for, resolve
+from wgan_cli.cli.said import preset_for
+from wgan_cli.config import MOST_STEPS, PRESETS, RANGES, TrainConfig, differences, resolve
 from wgan_cli.data.cache import auto_size
 from wgan_cli.networks.padding import padded_size
 from wgan_cli.variants import VARIANTS
@@ -71,6 +72,17 @@ def test_a_preset_goes_by_the_images_as_they_are_trained_on() -> None:
 )
 def test_a_cpu_is_fast_where_no_system_is_named(given: dict[str, Any], size: int, device: str, preset: str) -> None:
     assert preset_for(given, {"size": size, "channels": 3}, device) == preset
+
+
+@pytest.mark.parametrize("begun", ["fast", "paper"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_run_goes_on_under_the_preset_that_it_was_begun_with(begun: str, device: str) -> None:
+    facts = {"size": 32, "channels": 3}
+    known = resolve({"lr": 0.5}, facts, begun, "bf16")[0]
+    assert preset_for({"lr": 0.5}, facts, device, known) == begun
+    usual = preset_for({}, facts, device)
+    assert preset_for({"lr": 0.25}, facts, device, known) == usual  # under neither, and told of the usual one
+    assert preset_for({"variant": "clip"}, facts, device, known) == "paper"
 
 
 @pytest.mark.parametrize("given", [{"variant": "clip"}, {"arch": "mlp"}])

@@ -197,7 +197,48 @@ def test_a_stop_amid_a_step_looks_at_its_figures(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(DivergedError, match="at step 3: critic_loss is inf; run/ckpt.pt of step 2 is untouched"):
         run(save_every=2, stop=stop)
     assert checkpoint.load("run/ckpt.pt")[0]["data"]["batches"] == 6
-    assert read(Path("run/metrics.jsonl"))[-1]["verdict"] == "diverged"
+    assert read(Path("run/metrics.jsonl"))[-1] == {"step": 3, "verdict": "diverged"}
+
+
+# ---- Numbered checkpoints
+
+
+def test_a_numbered_checkpoint_shares_nothing_with_the_newest() -> None:
+    run(save_every=2, sample_every=2, keep=2)
+    before = files()
+    for name in ("ckpt.pt", "samples/newest.png"):
+        Path("run", name).write_bytes(b"as cp writes")
+    assert {name for name, content in files().items() if content != before[name]} == {"ckpt.pt", "samples/newest.png"}
+
+
+def test_without_the_newest_a_run_goes_on_from_the_last_numbered_one() -> None:
+    run(out="whole", save_every=2, keep=2, steps=6)
+    run(save_every=2, keep=2)
+    Path("run/ckpt.pt").unlink()
+    before = files()
+    with pytest.raises(UsageError, match="--batch was 4, now 8"):
+        run(save_every=2, keep=2, steps=6, batch=8)
+    with pytest.raises(UsageError, match="--batch was 4, now 8"):
+        check_folder(Path("run"), resolve({"arch": "mlp", "batch": 8}, {"size": 16, "channels": 1})[0])
+    assert files() == before
+    run(save_every=2, keep=2, steps=6)
+    assert files()["ckpt.pt"] == files("whole")["ckpt.pt"] == files()["ckpt-000006.pt"]
+
+
+def test_a_numbered_name_of_the_users_is_no_checkpoint() -> None:
+    run(save_every=2, keep=1)
+    Path("run/ckpt-1.pt").write_bytes(b"mine")
+    run(save_every=2, keep=1, steps=8)
+    assert sorted(name for name in files() if name.startswith("ckpt-")) == ["ckpt-000008.pt", "ckpt-1.pt"]
+
+
+def test_the_speed_is_that_of_the_process_that_trains() -> None:
+    run(steps=40)
+    Path("run/metrics.jsonl").unlink()  # as a stop loses the time since the last record
+    run(steps=80)
+    last = read(Path("run/metrics.jsonl"))[-1]
+    trained = 40 * 3 * 4  # images, of steps, critic steps and a batch
+    assert last["images_per_second"] * last["seconds"] == pytest.approx(trained, rel=0.1)
 
 
 def test_records_are_on_the_disk_before_a_checkpoint_of_whatever_stop(monkeypatch: pytest.MonkeyPatch) -> None:

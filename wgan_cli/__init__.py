@@ -54,6 +54,7 @@ class DivergedError(WganError):
     """A loss or a weight became NaN or infinite; the last good checkpoint is untouched."""
 
     exit_code = 4
+    step = 0  # that of the loss or the weight
 
 
 class StoppedError(WganError):

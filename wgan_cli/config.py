@@ -267,11 +267,6 @@ class TrainConfig:
         return cls(**{**older, **values, **tuples})
 
 
-def preset_for(given: Mapping[str, Any], facts: Mapping[str, Any], device: str) -> str:
-    """The preset of a run that names none. Who names a variant or an architecture means its paper."""
-    return "fast" if device == "cpu" and facts.get("size") != 0 and not given.keys() & FAST_FOR.keys() else "paper"
-
-
 def resolve(
     given: Mapping[str, Any],
     facts: Mapping[str, Any],

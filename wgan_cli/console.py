@@ -113,6 +113,12 @@ def sparkline(values: Sequence[float], width: int = 16) -> str:
     return "".join(_BLOCKS[round((value - low) * scale)] for value in medians)
 
 
+def number(value: float) -> str:
+    """`0.001`, as short as it goes, and no other number."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 def duration(seconds: float) -> str:
     """`75.2` → `1:15`, `4000` → `1:06:40`, from two days on `3.5 days`."""
     if seconds >= 2 * 86400:

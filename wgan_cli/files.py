@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -46,18 +47,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     _sync_folder(target.parent)
 
 
-def link(source: Path, path: Path) -> None:
-    """Make `path` a second name of `source`'s content, atomically; a copy where there are no hard links."""
-    temporary = beside(path)
-    try:
-        os.link(source, temporary)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        with replacing(path) as file:
-            file.write(source.read_bytes())
+def copy(source: Path, path: Path) -> None:
+    """Make `path` a copy of `source`; not a second name of its content, through which a later `cp` would write."""
+    with open(source, "rb") as content, replacing(path) as file:
+        shutil.copyfileobj(content, file)
 
 
 def beside(path: Path) -> Path:

@@ -16,7 +16,7 @@ from . import DivergedError, UsageError, WganError, checkpoint, curve, report, s
 from .config import TrainConfig
 from .console import Console
 from .data.dataset import Dataset
-from .files import link, replacing, sweep
+from .files import copy, replacing, sweep
 from .state import State, check_same, save_state
 
 # What a run writes into its folder beside config.json, which vouches for it.
@@ -35,14 +35,27 @@ def check_folder(out: Path, config: TrainConfig, force: bool = False) -> None:
         raise UsageError(
             f"{out}: holds {', '.join(foreign[:5])}{more}, and no config.json of a run of wgan; choose another -o"
         )
-    if "ckpt.pt" in written and not force:
-        check_same(out, checkpoint.load(out / "ckpt.pt")[1], config)
+    newest = newest_of(out)
+    if newest and not force:
+        check_same(out, checkpoint.load(newest)[1], config)
 
 
-def precision_of(out: Path) -> str:
-    """The --precision of the run in `out`, "" where there is none to go on with."""
-    config = _config(out) if (out / "ckpt.pt").exists() else None
-    return config.precision if config else ""
+def newest_of(out: Path) -> Path | None:
+    """The checkpoint that a run in `out` goes on from: ckpt.pt, or where a kill or a user has left none the last of the
+    numbered ones; None where there is no run."""
+    newest, numbered = out / "ckpt.pt", _numbered(out)
+    return newest if newest.exists() else numbered[max(numbered)] if numbered else None
+
+
+def config_of(out: Path) -> TrainConfig | None:
+    """The settings of the run in `out`, None where there is none to go on with."""
+    newest = newest_of(out)
+    return (_config(out) or checkpoint.load(newest)[1]) if newest else None
+
+
+def _numbered(out: Path) -> dict[int, Path]:
+    """The checkpoints of --keep, by their steps."""
+    return {int(m[1]): file for file in out.glob("ckpt-*.pt") if (m := re.fullmatch(r"ckpt-(\d{6,})\.pt", file.name))}
 
 
 def _written(out: Path) -> list[str]:
@@ -155,8 +168,8 @@ class Run(Follower):
         with open(self.log, "ab") as self._records, closing(self._board) if self._board else nullcontext():
             try:
                 yield
-            except DivergedError:
-                self.write({"step": state.step, "verdict": "diverged"})
+            except DivergedError as error:
+                self.write({"step": error.step, "verdict": "diverged"})
                 self.draw()
                 raise
 
@@ -179,12 +192,10 @@ class Run(Follower):
         path = self.out / f"ckpt-{state.step:06}.pt" if keep else self.newest
         save_state(path, state, dataset)
         if keep:
-            found = {
-                int(m[1]): file for file in self.out.iterdir() if (m := re.fullmatch(r"ckpt-(\d+)\.pt", file.name))
-            }
+            found = _numbered(self.out)
             for step in sorted(step for step in found if step <= state.step)[:-keep]:
                 found[step].unlink()
-            link(path, self.newest)
+            copy(path, self.newest)
         self.saved = state.step
 
     def write_grid(self, state: State, numbered: bool) -> None:
@@ -197,7 +208,7 @@ class Run(Follower):
         path = newest.with_name(f"{state.step:06}.png") if numbered else newest
         sample.write_samples(network, rows, str(path), y=sample.spread(64, [1] * len(classes)))
         if numbered:
-            link(path, newest)
+            copy(path, newest)
         if network is state.generator:
             network.train()
 
@@ -224,14 +235,13 @@ class Run(Follower):
             self.draw()
 
 
-def record(state: State, figures: dict[str, Tensor], seconds: float) -> dict[str, Any]:
-    """One line of metrics.jsonl."""
+def record(state: State, figures: dict[str, Tensor], rate: float, seconds: float) -> dict[str, Any]:
+    """One line of metrics.jsonl. rate: batches a second."""
     config = state.config
-    images = state.batches * config.batch
-    record: dict[str, Any] = {"step": state.step, "images": images}
+    record: dict[str, Any] = {"step": state.step, "images": state.batches * config.batch}
     record |= {name: value.item() for name, value in figures.items()}
     if config.clip is not None:
         weights = [p.detach() for p in state.critic.parameters()]
         at_limit = sum((w.abs() >= config.clip).sum() for w in weights)
         record["clip_fraction"] = float(at_limit) / sum(w.numel() for w in weights)
-    return record | {"images_per_second": round(images / seconds, 2), "seconds": round(seconds, 3)}
+    return record | {"images_per_second": round(rate * config.batch, 2), "seconds": round(seconds, 3)}

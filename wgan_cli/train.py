@@ -18,7 +18,7 @@ from .data.feed import feed
 from .device import arithmetic
 from .memory import in_bytes, of_step
 from .networks import parameter_count
-from .run import Follower, Run, record
+from .run import Follower, Run, newest_of, record
 from .schedule import COOLDOWN
 from .signals import Stop, told
 from .state import State, new_state, restored_state
@@ -63,7 +63,7 @@ def train(
     )
     leads = distributed.place().leads
     run = Run(out, console, html) if leads else Follower()
-    newest, log = out / "ckpt.pt", out / "metrics.jsonl"
+    newest, log = newest_of(out) or out / "ckpt.pt", out / "metrics.jsonl"
     (resumes,) = map(bool, distributed.agree(leads and newest.exists() and not force))
     state = restored_state(newest, config, dataset, device, console, new_data) if resumes else new_state(config, device)
     config = state.config
@@ -72,6 +72,7 @@ def train(
         run.draw_missing()
         distributed.agree(0)  # all end together
         return newest
+    newest = out / "ckpt.pt"
     run.prepare(config, fresh=not resumes)
     training, heldout = dataset.split(config.holdout, config.batch, config.seed)
     before = run.keep_records(state.step)
@@ -145,7 +146,7 @@ def train(
                 if logs or len(unchecked) > 1000:
                     check_steps(state, unchecked, run.kept)
                 if logs:
-                    entry = record(state, figures, seconds)
+                    entry = record(state, figures, (state.batches - first) / (seconds - before), seconds)
                     history.append(entry[estimate])
                     if last and leads:
                         verdict = judge([*curve.read(log), entry])

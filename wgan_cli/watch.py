@@ -123,7 +123,9 @@ def check_alike(state: State) -> None:
 
 
 def _diverged(state: State, step: int, what: str, kept: str) -> DivergedError:
-    return DivergedError(
+    error = DivergedError(
         f"training diverged at step {step}: {what}; {kept}. "
         f"Start anew with a lower --lr (was {state.config.lr:g}) or another --optimizer"
     )
+    error.step = step
+    return error

@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from .. import UsageError
 from ..config import RANGES, Range, TrainConfig, flag, in_pixels
-from ..console import Console
+from ..console import Console, number
 from ..files import newest_checkpoint
 from ..networks import ARCHITECTURES
 from ..variants import VARIANTS
@@ -181,7 +181,7 @@ def plain(value: Any) -> str:
     value = in_pixels(value)
     if isinstance(value, (tuple, list)):
         return ",".join(plain(v) for v in value)
-    return f"{value:g}" if isinstance(value, float) else "-" if value is None else str(value)
+    return number(value) if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def betas(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:

@@ -1,4 +1,4 @@
-"""What `wgan train` says of its settings, and the commands that it names."""
+"""The preset that `wgan train` takes, what it says of its settings, and the commands that it names."""
 
 from __future__ import annotations
 
@@ -6,16 +6,35 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from .. import UsageError
-from ..config import TrainConfig, flag, resolve
+from ..config import FAST_FOR, TrainConfig, differences, flag, resolve
 from ..console import in_short, printable
 from ..distributed import Place
 from .options import plain
+
+
+def preset_for(
+    given: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    device: str,
+    known: TrainConfig | None = None,
+    timed: bool = False,
+) -> str:
+    """The preset of a run that names none. Who names a variant or an architecture means its paper. A run that goes on,
+    which was begun as `known`, has the one that it was begun with, on a machine of another kind too."""
+    fast = device == "cpu" and facts.get("size") != 0 and not given.keys() & FAST_FOR.keys()
+    usual, other = ("fast", "paper") if fast else ("paper", "fast")
+    if known:
+        with suppress(UsageError):
+            new = [resolve(given, facts, preset, known.precision, timed)[0] for preset in (usual, other)]
+            return other if differences(known, new[0]) and not differences(known, new[1]) else usual
+    return usual
 
 
 def chosen(preset: str, config: TrainConfig, origins: dict[str, str]) -> str:

@@ -27,7 +27,6 @@ from ..config import (
     UPSAMPLES,
     Range,
     TrainConfig,
-    preset_for,
     resolve,
 )
 from ..console import Console, duration, in_short, in_words
@@ -36,7 +35,7 @@ from ..files import check_writable, lock
 from ..signals import Stop
 from ..variants import VARIANTS
 from .options import any_path, betas, command, device_option, null_option, option, seconds, setting, size, within
-from .said import chosen, fast_command, print_settings, to_go_on
+from .said import chosen, fast_command, preset_for, print_settings, to_go_on
 
 DATA, NETWORKS, LOSS, OPTIMIZER, RUN, OUTPUT = "Data", "Networks", "Loss", "Optimizer", "Run", "Output"  # headings
 
@@ -248,16 +247,17 @@ def train(
                     facts["classes"], labels = read_labels(source, config.labels)
                 if not (source.items and {"size", "channels"} <= given.keys()):
                     facts |= probe(source, console, stop.reason)
-            preset = preset or preset_for(given, facts, where.type)
 
             from ..memory import enough
-            from ..run import check_folder, precision_of
+            from ..run import check_folder, config_of
             from ..train import expected_seconds, step_memory, train
 
             # A run goes on as it began, on a machine of another kind too; several processes are of one kind.
-            known = "" if force or here.size > 1 else precision_of(out)
-            native = known or native_precision(where)
-            config, origins = resolve(given, facts, preset, native, timed=time_limit is not None)
+            known, timed = None if force or here.size > 1 else config_of(out), time_limit is not None
+            preset = preset or preset_for(given, facts, where.type, known, timed)
+            config, origins = resolve(
+                given, facts, preset, known.precision if known else native_precision(where), timed
+            )
             said = chosen(preset, config, origins)
 
             if dry_run:  # writes nothing, so what stands in its way comes last

@@ -18,8 +18,8 @@ Sides = tuple[int, int]
 def padded_size(side: int, sides: tuple[int, ...] = SIDES) -> int | None:
     """The side that networks for images of `side` work at inside, None if there is none.
 
-    Up to an eighth under a power of two is padded (28 to 32), so that little work is wasted; where `sides` are all
-    powers, a multiple of 16 stays as it is.
+    Up to an eighth under a power of two is padded (28 to 32, 112 to 128), so that little work is wasted; where `sides`
+    are all powers, any other multiple of 16 stays as it is.
     """
     near = next((power for power in sides if power * 7 // 8 <= side <= power), None)
     whole = sides == SIDES and 0 < side <= SIDES[-1] and side % STEP == 0

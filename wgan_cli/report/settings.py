@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..config import FAST_FOR, NO_FLAG, PRESETS, TrainConfig, flag, in_pixels, resolve
-from ..console import in_short
+from ..console import in_short, number
 
 ORIGINS = {
     "default": "default of wgan",
@@ -73,10 +73,7 @@ def told(value: Any) -> str:
     value = in_pixels(value)
     if isinstance(value, (tuple, list)):
         return ",".join(map(told, value))
-    if isinstance(value, float):
-        short = f"{value:g}"
-        return short if float(short) == value else repr(value)
-    return str(value)
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def shown(value: Any) -> str:
