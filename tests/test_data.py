@@ -685,7 +685,14 @@ def test_a_run_folder_that_is_or_holds_the_images_is_refused(
     done = call("train", "--data", data, *SETTINGS, "-o", out, *flag, stdin=names)
     assert done.code == 2 and f"-o {out} {what} the folder of the images" in done.err
     assert sorted(tmp_path.rglob("*")) == before
-    assert call("train", "--data", "imgs", *SETTINGS, "-o", "imgs/run", "-q").code == 0  # inside is no harm
+
+
+def test_a_run_folder_inside_that_of_the_images_is_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(Path("imgs"))
+    Path("link").symlink_to("imgs")
+    for data, out in (("imgs", "imgs/run"), ("link", "imgs/other")):
+        assert call("train", "--data", data, *SETTINGS, "-o", out, "-q").code == 0
 
 
 # ---- Cache
