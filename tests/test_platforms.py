@@ -3,6 +3,7 @@ of Python that is claimed compiles the sources; and the use from Python."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,10 +11,11 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from PIL import Image
-from tiny import new_run, save
+from tiny import call, new_run, save
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,15 +55,37 @@ IMPORT_ALL = """
     print(len(names), "wgan_cli.data.pool" in names, "fcntl" in sys.modules)
 """
 RUN = """
+    import json
     from wgan_cli.cli import main
-    main()
+    for words in json.loads(sys.argv[1]):  # one command after the other, as torch takes seconds to import
+        sys.argv[1:] = words
+        try:
+            main()
+        except SystemExit as end:
+            for stream in (sys.stdout, sys.stderr):
+                print(f"ended with {end.code}", file=stream, flush=True)
 """
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
 
 
 def python(script: str, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script, *map(str, words)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(command, capture_output=True, text=True, env=variables)
+
+
+def without_what_windows_lacks(*commands: tuple[str | Path, ...]) -> list[Ended]:
+    """The commands, in one process."""
+    done = python(LIKE_WINDOWS + RUN, json.dumps([[*map(str, words)] for words in commands]))
+    assert done.returncode == 0, done.stderr
+    out, err = (re.split(r"^ended with (\d+)\n", text, flags=re.M) for text in (done.stdout, done.stderr))
+    assert len(out) == len(err) == 2 * len(commands) + 1
+    return [Ended(int(out[i + 1]), out[i], err[i]) for i in range(0, 2 * len(commands), 2)]
 
 
 def test_every_module_imports_without_what_windows_lacks() -> None:
@@ -72,22 +96,20 @@ def test_every_module_imports_without_what_windows_lacks() -> None:
 
 
 def test_the_commands_work_without_what_windows_lacks(checkpoint: Path, images: Path, tmp_path: Path) -> None:
-    script = LIKE_WINDOWS + RUN
-    shown = python(script, "--help")
-    assert (shown.returncode, shown.stderr) == (0, "") and shown.stdout.startswith("Usage: wgan ")
-    for out in (tmp_path / "grid.png", tmp_path / "many.npz"):
-        drawn = python(script, "sample", checkpoint, "-n", "4", "-o", out)
-        assert (drawn.returncode, drawn.stdout, drawn.stderr) == (0, f"{out}\n", "")
-    with Image.open(tmp_path / "grid.png") as grid:
-        assert grid.size == (38, 38)
-    assert python(script, "sample", checkpoint, "-n", "4", "-o", f"{tmp_path}/each/").returncode == 0
+    grid, many, each = (f"{tmp_path}/{name}" for name in ("grid.png", "many.npz", "each/"))
+    draw = ("sample", checkpoint, "-n", "4", "-o")
+    shown, *drawn = without_what_windows_lacks(("--help",), (*draw, grid), (*draw, many), (*draw, each))
+    score = ("critic-score", checkpoint)
+    scored, broken = without_what_windows_lacks((*score, images), (*score, "missing.png"))
+    assert (shown.code, shown.err) == (0, "") and shown.out.startswith("Usage: wgan ")
+    assert drawn[:2] == [(0, f"{out}\n", "") for out in (grid, many)]
+    with Image.open(grid) as picture:
+        assert picture.size == (38, 38)
+    assert drawn[2].code == 0
     assert len(list((tmp_path / "each").iterdir())) == 4 and not list(tmp_path.rglob("*.tmp"))
-    scored = python(script, "critic-score", checkpoint, images)
-    plain = python("if True:" + RUN, "critic-score", checkpoint, images)
-    assert (scored.returncode, scored.stderr, len(scored.stdout.splitlines())) == (0, "", 32)
-    assert scored.stdout == plain.stdout
-    broken = python(script, "critic-score", checkpoint, "missing.png")
-    assert broken.returncode == 3 and "missing.png: no such file" in broken.stderr
+    assert (scored.code, scored.err, len(scored.out.splitlines())) == (0, "", 32)
+    assert scored.out == call("critic-score", checkpoint, images).out.decode()
+    assert broken.code == 3 and "missing.png: no such file" in broken.err
 
 
 def test_a_file_has_to_be_closed_to_take_its_name(tmp_path: Path) -> None:
