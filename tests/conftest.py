@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import new_run, save, write_images
 
+from wgan_cli import curve
 from wgan_cli.data import pool
 
 
@@ -37,6 +38,12 @@ def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images are read in the process of the test, which may count or change how."""
     monkeypatch.setattr(pool, "_in_order", lambda attempt, items, count: map(attempt, items))
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in the process of the test draw no curve.png, which takes longer than all else that a small one does."""
+    monkeypatch.setattr(curve, "write", lambda run: None)
 
 
 @pytest.fixture(scope="module")
