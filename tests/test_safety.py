@@ -22,13 +22,13 @@ import pytest
 import stress
 import torch
 from PIL import Image
-from tiny import COMMAND, SETTINGS, call, new_run, save, wgan, write_images
+from tiny import COMMAND, SETTINGS, call, new_run, save, write_images
 
 from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpoint, files, step
 from wgan_cli import train as training
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
-from wgan_cli.data import cache, decode, source
+from wgan_cli.data import cache, decode, decoding, pool, source
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.signals import Stop
 from wgan_cli.state import State
@@ -234,6 +234,7 @@ def signalled(*words, **more):
         assert "To go on: wgan train --data" in err
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("stop", range(1, 12))
 def test_a_stop_amid_a_step_loses_nothing(stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal during each of the twelve critic steps of a run: it goes on to the same bytes."""
@@ -392,6 +393,7 @@ def test_a_lock_leaves_no_folders_behind() -> None:
 # ---- Divergence
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 @pytest.mark.parametrize("name", ["critic_loss", "generator_loss"])
 def test_a_loss_that_is_not_finite_is_found_though_it_is_not_logged(
@@ -537,22 +539,19 @@ def test_mutated_inputs_end_as_documented(kind: str) -> None:
     assert sum(codes.values()) >= 10
 
 
-def test_one_and_two_decoding_threads_give_the_same_bytes() -> None:
-    """As many as the process may use cores."""
-    cores = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, "sched_getaffinity") else []
-    if len(cores) < 2:
-        pytest.skip("one core, or none to choose from")
+def test_one_and_two_decoding_processes_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many it takes is in test_pool.py."""
     Path("many").mkdir()
     for value in range(150):
         Image.new("RGB", (16, 16), (value, 0, 255 - value)).save(f"many/{value}.png")
     found = []
     for number in (1, 2):
         Path(str(number)).mkdir()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "WGAN_CACHE": "cache"}
-        options: dict[str, Any] = {"cwd": str(number), "env": environment}
-        options["preexec_fn"] = lambda number=number: os.sched_setaffinity(0, cores[:number])
-        done = wgan("train", "--data", "../many", *SETTINGS, "-o", "run", **options)
-        scores = wgan("critic-score", "run", "../many", **options)
+        monkeypatch.setenv("WGAN_CACHE", f"{number}/cache")
+        for module in (pool, decoding):
+            monkeypatch.setattr(module, "workers", lambda number=number: number)
+        done = call("train", "--data", "many", *SETTINGS, "-o", f"{number}/run")
+        scores = call("critic-score", f"{number}/run", "many")
         assert (done.code, scores.code) == (0, 0)
         paths = [Path(str(number), "run", name) for name in ("ckpt.pt", "samples/000004.png", "config.json")]
         found.append([scores.out, *(path.read_bytes() for path in paths)])
