@@ -13,12 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from stress import product
-from tiny import wgan, write_images
+from tiny import call, write_images
 
 from wgan_cli import WganError, checkpoint, distributed
 from wgan_cli.data import decoding
@@ -43,6 +43,31 @@ TRAIN: tuple[str, ...] = (
     "--flip",
 )
 TRAIN += ("--save-every", "2", "--log-every", "1", "--sample-every", "4", "-o", "run")
+
+
+class Trained(NamedTuple):
+    """A run of two processes, from images that none had decoded before."""
+
+    code: int
+    out: str
+    said: list[str]
+    product: dict[str, object]
+    decoded: dict[str, bytes]  # the files of the cache
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """To hold others against."""
+    folder = tmp_path_factory.mktemp("by two")
+    cache = folder / "cache"
+    write_images(folder / "imgs", 30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WGAN_CACHE", str(cache))
+        ends = train(2)
+    decoded = {path.name: path.read_bytes() for path in cache.iterdir()}
+    return Trained(*ends, product(folder / "run"), decoded, folder / "run")
 
 
 @pytest.fixture(autouse=True)
@@ -86,45 +111,36 @@ def test_steps_are_those_of_one_process(here: Path, size: int) -> None:
         assert not wrong
 
 
-def test_a_run_of_several_is_a_run(here: Path, tmp_path: Path) -> None:
+def test_a_run_of_several_is_a_run(by_two: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     """The images are decoded in parts, the checkpoint moves between numbers of processes, and one process speaks."""
-    whole = wgan("train", *TRAIN)
-    alone = product(here / "run")
-    (here / "run").rename("alone")
-    cache = Path(os.environ["WGAN_CACHE"])
-    decoded = {path.name: path.read_bytes() for path in cache.iterdir()}
-    for path in cache.iterdir():
-        path.unlink()
-    code, out, said = train(2)
-    assert (code, out) == (0, whole.out.decode())
-    assert len([line for line in said if line.startswith("done")]) == 1
-    assert {path.name: path.read_bytes() for path in cache.iterdir()} == decoded
-    assert product(here / "run").keys() == alone.keys()
-    contents = [checkpoint.load(folder / "ckpt.pt")[0] for folder in (here / "alone", here / "run")]
+    monkeypatch.chdir(by_two.run.parent)
+    assert call("train", *TRAIN, "-o", "alone")[:2] == (0, b"alone/ckpt.pt\n")
+    alone, cache = product(Path("alone")), Path(os.environ["WGAN_CACHE"])
+    assert (by_two.code, by_two.out) == (0, "run/ckpt.pt\n")
+    assert len([line for line in by_two.said if line.startswith("done")]) == 1
+    assert by_two.decoded == {path.name: path.read_bytes() for path in cache.iterdir()}
+    assert by_two.product.keys() == alone.keys()
+    contents = [checkpoint.load(path)[0] for path in ("alone/ckpt.pt", "run/ckpt.pt")]
     for part in ("generator", "critic"):
         for name, weight in contents[0][part].items():
             torch.testing.assert_close(contents[1][part][name], weight, rtol=1e-3, atol=1e-3)
-    records: Any = alone["metrics.jsonl"], product(here / "run")["metrics.jsonl"]
-    for by_one, by_two in zip(*records, strict=True):
-        assert by_one.keys() == by_two.keys() and by_one["images"] == by_two["images"]
+    records: Any = alone["metrics.jsonl"], by_two.product["metrics.jsonl"]
+    for by_one, by_both in zip(*records, strict=True):
+        assert by_one.keys() == by_both.keys() and by_one["images"] == by_both["images"]
     assert contents[0]["rng"]["state"].equal(contents[1]["rng"]["state"])
-    once = product(here / "run")
-    (here / "run").rename("twice")
-    assert train(2)[0] == 0 and product(here / "run") == once  # to the last bit
-    assert wgan("train", *TRAIN, "--steps", "10").code == 0  # the last word counts
-    assert checkpoint.load(here / "run/ckpt.pt")[0]["step"] == 10
+    monkeypatch.setenv("WGAN_CACHE", "cache")  # where the images are decoded by now
+    assert train(2, "-o", "twice")[0] == 0 and product(Path("twice")) == by_two.product  # to the last bit
+    assert call("train", *TRAIN, "-o", "twice", "--steps", "10").code == 0  # the last word counts
+    assert checkpoint.load("twice/ckpt.pt")[0]["step"] == 10
 
 
-def test_a_killed_process_is_named_and_torchrun_goes_on_to_the_same_bytes(here: Path) -> None:
-    assert train(2)[0] == 0
-    whole = product(here / "run")
-    (here / "run").rename("whole")
+def test_a_killed_process_is_named_and_torchrun_goes_on_to_the_same_bytes(here: Path, by_two: Trained) -> None:
     code, out, said = train(2, mishap="killed", given=("--max-restarts", "1"))
     assert code == 0 and out == "run/ckpt.pt\n"
     (error,) = [line for line in said if line.startswith("Error")]
     assert re.match(r"Error: process 1 of 2 \(.+, pid \d+\) was lost: killed", error)
     assert any(re.match("going on at step [24] of 8", line) for line in said)
-    assert product(here / "run") == whole
+    assert product(here / "run") == by_two.product
 
 
 @pytest.mark.parametrize(
@@ -178,7 +194,7 @@ def test_the_others_wait_for_a_slow_disk(here: Path) -> None:
     assert checkpoint.load(here / "run/ckpt.pt")[0]["step"] == 8
 
 
-def test_two_machines(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_two_machines(here: Path, by_two: Trained, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each has its own images and cache, one the run folder: the same bytes as on one machine, and on from there."""
     other = tmp_path_factory.mktemp("other machine")
     shutil.copytree("imgs", other / "imgs")
@@ -202,9 +218,7 @@ def test_two_machines(here: Path, tmp_path_factory: pytest.TempPathFactory) -> N
     assert not (other / "run").exists()
     caches = [sorted(path.suffix for path in (folder / "cache").iterdir()) for folder in (here, other)]
     assert caches[0] == caches[1] and ".rows" in caches[0]
-    apart = product(here / "run")
-    (here / "run").rename("apart")
-    assert train(2)[0] == 0 and product(here / "run") == apart
+    assert product(here / "run") == by_two.product
     assert [end[0] for end in both("--steps", "10")] == [0, 0]
     assert checkpoint.load(here / "run/ckpt.pt")[0]["step"] == 10
 
