@@ -24,6 +24,7 @@ import wgan_cli.train as training
 from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpoint, load
 from wgan_cli.config import MOST_STEPS, TrainConfig, resolve
 from wgan_cli.console import Console
+from wgan_cli.curve import write as draw
 from wgan_cli.data.dataset import Batch, Dataset
 from wgan_cli.losses import ESTIMATES
 from wgan_cli.penalty import critic_penalty
@@ -36,6 +37,8 @@ from wgan_cli.step import critic_step, generator_step, present
 from wgan_cli.train import train
 from wgan_cli.variants import VARIANTS
 from wgan_cli.watch import compare
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 CPU = torch.device("cpu")
 RUN = {"batch": 4, "latent": 3, "width": 8, "steps": 6, "log_every": 1, "save_every": 2, "sample_every": 3}
@@ -245,7 +248,6 @@ def test_the_critic_sees_augmented_images_and_samples_alone(monkeypatch: pytest.
     assert torch.cat(points).equal(seen[0])
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("variant", ["gp", "r3"])
 def test_a_run_with_augmentation_goes_on_bit_for_bit(variant: str, tmp_path: Path) -> None:
     config = settings(variant=variant, augment=("color", "translation", "cutout"), flip=True, instance_noise=0.1)
@@ -293,7 +295,6 @@ def test_rates_fall_to_0_over_the_steps() -> None:
         assert [scheduled(config, step).lr for step in (0, 10, 24, 36)] == pytest.approx(expected)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_of_one_step_has_no_rate_under_0(tmp_path: Path) -> None:
     """Neither have the steps beyond it, that its memory is counted by."""
     for decay in ("linear", "cosine", "cooldown"):
@@ -301,7 +302,6 @@ def test_a_run_of_one_step_has_no_rate_under_0(tmp_path: Path) -> None:
         assert scheduled(settings(lr_decay=decay, steps=1), 2).lr == pytest.approx(0)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_fits_the_time_cools_down_in_the_last_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that goes on by a tick when it is looked at."""
     ticks, rates, blurs = itertools.count(), list[float](), list[float]()
@@ -338,7 +338,6 @@ def test_a_run_that_fits_the_time_cools_down_in_the_last_of_it(tmp_path: Path, m
         assert blurs[: cool - 1] == [0.0] * (cool - 1) and blurs[cool:] == pytest.approx(expected[cool:])
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_finished_run_goes_on_at_its_full_rate_and_cools_down_again(tmp_path: Path) -> None:
     """Counted from where it went on, of a run that was stopped since as well."""
     longer = settings(width=2, n_critic=1, lr_decay="cooldown", upsample="blurred", steps=15)
@@ -405,7 +404,6 @@ def test_a_step_takes_what_the_schedule_says() -> None:
     torch.testing.assert_close(later, torch.lerp(mean, now, scheduled(state.config, 101).ema))
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_stopped_in_mid_schedule_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path) -> None:
     config = settings(variant="r3", arch="mlp", steps=30, n_critic=2, lr_decay="linear", lr_critic=1e-3)
     run(config, tmp_path / "whole")
@@ -498,7 +496,6 @@ def test_every_system_moves_its_samples_onto_the_data(variant: str, given: dict[
 # ---- Runs
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("arch", ["mlp", "dcgan"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_stopped_after_every_step_ends_bit_for_bit_as_one_that_was_not(
@@ -608,6 +605,8 @@ def test_records_have_the_named_columns(tmp_path: Path) -> None:
             "verdict",
         }
         assert [record["images"] for record in records(tmp_path / variant)] == [12 * step for step in range(1, 7)]
+        draw(tmp_path / variant)
+        assert (tmp_path / variant / "curve.png").exists()
 
 
 def test_clip_fraction_is_the_share_of_weights_at_the_limit(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ from wgan_cli.train import train
 from wgan_cli.verdict import ADVICE, FIGURES, _error, judge
 from wgan_cli.watch import compare, distance
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CPU = torch.device("cpu")
 DIGITS = Path(__file__).parents[1] / "examples/digits.zip"
 
@@ -180,7 +182,6 @@ def test_batch_norm_takes_each_batch_by_itself_in_a_comparison() -> None:
     assert abs(compare(state, kept, heldout)["wasserstein_training"] - figures["wasserstein_training"]) > 1
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_a_run_is_the_same_however_often_it_is_compared(
     ema: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,7 +196,6 @@ def test_a_run_is_the_same_however_often_it_is_compared(
     assert weights[0] == weights[1]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_figures_and_verdict_are_the_same_in_a_run_that_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from wgan_cli.data.dataset import Dataset
 from wgan_cli.signals import Stop
 from wgan_cli.train import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CPU = torch.device("cpu")
 
 
@@ -69,7 +71,6 @@ def test_a_run_takes_as_many_batches(tmp_path: Path) -> None:
     assert {value["step"].item() for value in content["optimizer_critic"]["state"].values()} == {179}
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_stopped_amid_the_critics_steps_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path) -> None:
     config, places = settings(steps=27), set()
     whole, _ = checkpoint.load(run(config, tmp_path / "whole"))
@@ -85,7 +86,6 @@ def test_a_run_stopped_amid_the_critics_steps_ends_bit_for_bit_as_one_that_was_n
         assert all(whole[network][name].equal(parts[network][name]) for name in whole[network])
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_time_limit_is_heeded_amid_a_step_once_one_is_done(tmp_path: Path) -> None:
     """Or a step of many critic steps would go far over it; and a limit however short does a step."""
     config = settings(steps=27)
