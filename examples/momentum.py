@@ -49,13 +49,13 @@ LATEST = 40  # critic steps, over which a cosine is a median
 
 
 def run(seed: int, rate: float, beta1: float | None, steps: int, every: int, count: int) -> dict[str, Any]:
-    """Distances, cosines of the critic's step and the gradient, and estimates, over generator steps."""
+    """Distances, and cosines of the critic's step and the gradient, over generator steps."""
     training, heldout = digits()
     state = new_state(digits_config(variant="clip", width=16, batch=32, lr=2e-4, lr_critic=rate, seed=seed), CPU)
     config, params = state.config, list(state.critic.parameters())
     if beta1 is not None:
         state.optimizer_critic = torch.optim.Adam(params, rate, (beta1, 0.999))
-    found: dict[str, Any] = {"distance": [], "cosine": [], "estimate": [], "unstable": 0}
+    found: dict[str, Any] = {"distance": [], "cosine": [], "unstable": 0}
     latest: list[float] = []
     for step in range(1, steps + 1):
         for _ in range(config.critic_steps(state.step)):
@@ -72,7 +72,6 @@ def run(seed: int, rate: float, beta1: float | None, steps: int, every: int, cou
             found["unstable"] |= int(worse or not math.isfinite(distance))
             found["distance"].append(distance)
             found["cosine"].append(float(np.median(latest[-LATEST:])))
-            found["estimate"].append(estimate)
     return found
 
 
