@@ -7,10 +7,10 @@ nothing else may run meanwhile. Then a run is made for each time of --at, of as 
 pace; where nothing depends on a run's length, the one before goes on. --processes runs go at once with a thread each,
 which takes less time than one after the other and gives the same samples but for last bits. `wgan evaluate` compares
 samples with the images that were held out. The distance is the mean of the levels of the pyramid, and for each
---features, as of `wgan evaluate`, there is the Fréchet distance too. `floor` is that of other held-out images. With
---goal, the seconds to that distance (with --features: the first one's) are told of each seed, between the times of --at
-by a straight line on log axes. OUT/SETTING-SEED-SECONDS.png has samples, OUT/results.jsonl what was found; what is in
-there is not done again.
+--features, as of `wgan evaluate`, there are the Fréchet distance and the coverage too. `floor` is that of other
+held-out images. With --goal, the seconds to that distance (with --features: the first one's) are told of each seed,
+between the times of --at by a straight line on log axes. OUT/SETTING-SEED-SECONDS.png and .pt have samples and the
+checkpoint, OUT/results.jsonl what was found; what is in there is not done again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -74,10 +75,10 @@ def main() -> None:
     log = asked.out / "results.jsonl"
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     paces = {entry["setting"]: Pace(*entry["pace"]) for entry in known if "pace" in entry}
-    results = [entry for entry in known if "distance" in entry]
+    results = [entry for entry in known if "swd" in entry]
     settings = [setting for setting in SETTINGS if re.fullmatch(asked.only, setting)]
     if not asked.json:
-        columns = ("setting", "after", "seed", "steps", "distance (floor)", "Fréchet (floor)")
+        columns = ("setting", "after", "seed", "steps", "swd (floor)", "Fréchet (floor)", "coverage (floor)")
         print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
         for result in results:
             report(result)
@@ -114,7 +115,8 @@ def main() -> None:
 
 def seconds_to(goal: float, results: Sequence[Mapping[str, Any]], setting: str, seed: int) -> str:
     runs = sorted((r for r in results if (r["setting"], r["seed"]) == (setting, seed)), key=lambda run: run["after"])
-    points = [(math.log(run["after"]), math.log((run["frechet"] or [run["distance"]])[0])) for run in runs]
+    distances = [(run["features"][0]["frechet_distance"] if run["features"] else run["swd"])[0] for run in runs]
+    points = [(math.log(run["after"]), math.log(of)) for run, of in zip(runs, distances, strict=True)]
     level = math.log(goal)
     if points and points[0][1] <= level:
         return f"under {runs[0]['after']}"
@@ -144,6 +146,7 @@ def run(place: Path, asked: argparse.Namespace, pace: Pace, setting: str, seed: 
     out, told = place / name, ("--seed", seed, "-q", "-o", place / name)
     anew = () if goes_on(out) else ("--force",)
     wgan("train", *of_data(asked), "--steps", steps, *told, *words, *anew, threads=1)
+    shutil.copy(out / "ckpt.pt", asked.out / f"{name}-{after}.pt")
     wgan("sample", out, "-n", 32, "--nrow", 16, "-o", asked.out / f"{name}-{after}.png", threads=1)
     return {"setting": setting, "seed": seed, "after": after, "steps": steps} | distances(out, asked)
 
@@ -159,18 +162,17 @@ def of_data(asked: argparse.Namespace) -> tuple[object, ...]:
 
 
 def distances(out: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {"frechet": [], "frechet_floor": []}
+    """The mean of the levels of the pyramid, and of each network the Fréchet distance and the coverage in its features:
+    [of samples, of other held-out images]."""
     compare = ("evaluate", out, "--data", asked.data, "-n", asked.count, "--json", "-q")
-    for words in (("--figures", "swd"), *(("--figures", "fid", "--features", path) for path in asked.features)):
-        figures = [json.loads(line) for line in wgan(*compare, *words, threads=1).splitlines()]
-        levels = [figure for figure in figures if figure["figure"].startswith("swd_")]
-        if levels:
-            found |= {"distance": mean(f["samples"] for f in levels), "floor": mean(f["data"] for f in levels)}
-        for figure in figures:
-            if figure["figure"] == "frechet_distance":
-                found["frechet"].append(figure["samples"])
-                found["frechet_floor"].append(figure["data"])
-    return found
+
+    def figures(*words: object) -> dict[str, list[float]]:
+        told = [json.loads(line) for line in wgan(*compare, *words, threads=1).splitlines()]
+        return {figure["figure"]: [figure["samples"], figure["data"]] for figure in told}
+
+    levels = [pair for name, pair in figures("--figures", "swd").items() if name.startswith("swd_")]
+    wanted = ("--figures", "frechet_distance,coverage", "--features")
+    return {"swd": [*map(mean, zip(*levels, strict=True))], "features": [figures(*wanted, f) for f in asked.features]}
 
 
 def wgan(*words: object, code: int = 0, threads: int | None = None) -> str:
@@ -183,12 +185,12 @@ def wgan(*words: object, code: int = 0, threads: int | None = None) -> str:
 
 
 def report(found: dict[str, Any]) -> None:
-    frechet = ", ".join(f"{d:.2f} ({f:.2f})" for d, f in zip(found["frechet"], found["frechet_floor"], strict=True))
-    print(
-        f"| `{found['setting']}` | {found['after']} s | {found['seed']} | {found['steps']} "
-        f"| {found['distance']:.1f} ({found['floor']:.1f}) | {frechet} |",
-        flush=True,
-    )
+    told = [f"{found['swd'][0]:.1f} ({found['swd'][1]:.1f})"]
+    for name in ("frechet_distance", "coverage"):
+        pairs = [of[name] for of in found["features"]]
+        told.append(", ".join(f"{samples:.2f} ({data:.2f})" for samples, data in pairs))
+    words = (f"`{found['setting']}`", f"{found['after']} s", found["seed"], found["steps"], *told)
+    print(f"| {' | '.join(map(str, words))} |", flush=True)
 
 
 if __name__ == "__main__":
