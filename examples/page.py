@@ -61,7 +61,11 @@ def machines(title: str, of_column: dict[str, Any]) -> str:
         where = f"{of['processor']}, {of['arithmetic']}, torch {of['torch']}"
         minutes[where] = minutes.get(where, 0) + of["cpu_minutes"]
     parts = [f"on {where}, {count:.0f} CPU minutes" for where, count in minutes.items()]
-    return f"- {title}: {'; '.join(parts) or 'not run yet'}"
+    return filled(f"{title}: {'; '.join(parts) or 'not run yet'}")
+
+
+def filled(line: str) -> str:
+    return textwrap.fill(f"- {line}", 120, subsequent_indent="  ", break_long_words=False)
 
 
 def verdict(name: str, results: Results) -> str:
@@ -80,7 +84,7 @@ def verdict(name: str, results: Results) -> str:
             lines += [f"beside this: {of['notes']}"] if of["notes"] else []
         else:
             lines = [f"{title}, {seeds}: {of['verdict']}; {'; '.join(text for text, _ in of['checks'])}"]
-        parts += [textwrap.fill(f"- {line}", 120, subsequent_indent="  ", break_long_words=False) for line in lines]
+        parts += map(filled, lines)
     return "\n".join([*(parts or ["Not run yet."]), ""])
 
 
