@@ -859,6 +859,7 @@ def test_the_fast_preset_takes_the_steps_that_the_time_limit_gives(images: Path)
     assert call(*words, "1h", "--steps", "1", "-o", "other").code == 0  # the images are decoded
     done = call(*words, "0s", "-o", "run")
     assert done.code == 75 and "Stopped by the time limit at step 1, saved in run/ckpt.pt" in done.err
+    assert json.loads(call("info", "run", "--json").out)["checkpoint"]["steps"] is None  # not known yet
     given = call(*words, "1h", "--steps", "2", "-o", "run")  # a number that is given stays
     assert given.code == 0 and "going on at step 1 of 2" in given.err
 

@@ -308,6 +308,8 @@ def test_the_command_gives_the_settings(
 
 
 def test_settings_say_where_they_come_from() -> None:
+    by_time = resolve({}, {"size": 64, "channels": 3}, "fast", timed=True)[0]
+    assert ("steps", "by time", "", "from the preset fast") in settings.setting_rows(by_time)[0]
     rows, given = settings.setting_rows(resolve({"width": 16, "variant": "r1"}, {"size": 64, "channels": 3})[0])
     assert given == [True, True] + [False] * (len(rows) - 2)
     table = {name: rest for name, *rest in rows}

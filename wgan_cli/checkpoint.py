@@ -177,8 +177,10 @@ def _check_plain(content: Any) -> None:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, in plain figures."""
+    """What a checkpoint holds, in plain figures. `steps` is None of a run whose steps a time limit sets."""
     content, config = load(path)
+    settings = config.as_dict()
+    settings |= {"steps": None} if config.by_time else {}
     return {
         "checkpoint": str(path),
         "step": content["step"],
@@ -188,7 +190,7 @@ def describe(path: Path) -> dict[str, Any]:
         **{f"data_{name}": value for name, value in content["data"].items() if isinstance(value, (str, int))},
         "data_changes": len(content["data"].get("changes", ())),
         **{f"written_by_{name}": value for name, value in content["versions"].items()},
-        **config.as_dict(),
+        **settings,
     }
 
 

@@ -37,8 +37,9 @@ def origins(config: TrainConfig) -> tuple[str, dict[str, tuple[str, Any]]]:
             if getattr(resolve(given, any_size, preset)[0], name) != getattr(config, name):
                 given[name] = getattr(config, name)
         # What is given decides the defaults of others, and is not one itself.
-        base, known = resolve(given, facts, preset, config.precision)
-        general = resolve({k: v for k, v in given.items() if k != "optimizer"}, facts, preset)[0]
+        base, known = resolve(given, facts, preset, config.precision, config.by_time)
+        but_optimizer = {name: value for name, value in given.items() if name != "optimizer"}
+        general = resolve(but_optimizer, facts, preset, timed=config.by_time)[0]
         table = {}
         for name in (f.name for f in fields(TrainConfig) if f.name != "begun"):
             value, default = getattr(config, name), getattr(general if name in given else base, name)
@@ -93,8 +94,9 @@ def setting_rows(config: TrainConfig) -> tuple[list[tuple[str, str, str, str]], 
     for name in order:
         kind, _, which = table[name][0].partition(" ")
         origin = f"{ORIGINS.get(kind, kind)} {which}".strip()
-        default = "" if kind == "data" else shown(table[name][1])
-        value = "by time" if name == "steps" and config.by_time else shown(getattr(config, name))
+        by_time = name == "steps" and config.by_time
+        default = "" if kind == "data" or by_time else shown(table[name][1])
+        value = "by time" if by_time else shown(getattr(config, name))
         rows.append((name, value, default, table[name][0] if kind == "not" else origin))
     return rows, [table[name][0] == "given" for name in order]
 
