@@ -58,7 +58,7 @@ def main(plan: Plan) -> None:
             last[count].append(float(np.median(gap[-quarter:])))
             for values, colour, name in zip(found.T, ("C0", "C1"), ("training", "held out"), strict=True):
                 axes.plot(at, values, colour, alpha=0.6, linewidth=1, label=name if seed == plan.seeds[0] else None)
-        axes.set(title=f"{count:,} digits: gap {np.median(last[count]):.0%}", xlabel="generator steps")
+        axes.set(title=f"{count:,} digits: gap {np.median(last[count]):.0%}", xlabel="generator steps", yscale="log")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", title="estimate on digits")
         axes.set_ylabel("Wasserstein estimate" if count == COUNTS[0] else "")
