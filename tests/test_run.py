@@ -221,6 +221,9 @@ def test_without_the_newest_a_run_goes_on_from_the_last_numbered_one() -> None:
     with pytest.raises(UsageError, match="--batch was 4, now 8"):
         check_folder(Path("run"), resolve({"arch": "mlp", "batch": 8}, {"size": 16, "channels": 1})[0])
     assert files() == before
+    run(save_every=2, keep=2)  # which has nothing to do
+    assert files()["ckpt.pt"] == files()["ckpt-000004.pt"]
+    Path("run/ckpt.pt").unlink()
     run(save_every=2, keep=2, steps=6)
     assert files()["ckpt.pt"] == files("whole")["ckpt.pt"] == files()["ckpt-000006.pt"]
 

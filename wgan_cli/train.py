@@ -16,6 +16,7 @@ from .console import Console, duration, in_words
 from .data.dataset import Batch, Dataset
 from .data.feed import feed
 from .device import arithmetic
+from .files import copy
 from .memory import in_bytes, of_step
 from .networks import parameter_count
 from .run import Follower, Run, newest_of, record
@@ -63,16 +64,18 @@ def train(
     )
     leads = distributed.place().leads
     run = Run(out, console, html) if leads else Follower()
-    newest, log = newest_of(out) or out / "ckpt.pt", out / "metrics.jsonl"
-    (resumes,) = map(bool, distributed.agree(leads and newest.exists() and not force))
-    state = restored_state(newest, config, dataset, device, console, new_data) if resumes else new_state(config, device)
+    newest, log = out / "ckpt.pt", out / "metrics.jsonl"
+    found = newest_of(out) or newest
+    (resumes,) = map(bool, distributed.agree(leads and found.exists() and not force))
+    state = restored_state(found, config, dataset, device, console, new_data) if resumes else new_state(config, device)
     config = state.config
+    if resumes and leads and found != newest:
+        copy(found, newest)
     if state.step >= config.steps:
         console.notice(f"{newest} is at step {state.step}, --steps is {config.steps}: nothing to do")
         run.draw_missing()
         distributed.agree(0)  # all end together
         return newest
-    newest = out / "ckpt.pt"
     run.prepare(config, fresh=not resumes)
     training, heldout = dataset.split(config.holdout, config.batch, config.seed)
     before = run.keep_records(state.step)
