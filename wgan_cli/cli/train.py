@@ -253,11 +253,10 @@ def train(
             from ..train import expected_seconds, step_memory, train
 
             # A run goes on as it began, on a machine of another kind too; several processes are of one kind.
-            known, timed = None if force or here.size > 1 else config_of(out), time_limit is not None
+            known = None if force or here.size > 1 else config_of(out)
+            native, timed = known.precision if known else native_precision(where), time_limit is not None
             preset = preset or preset_for(given, facts, where.type, known, timed)
-            config, origins = resolve(
-                given, facts, preset, known.precision if known else native_precision(where), timed
-            )
+            config, origins = resolve(given, facts, preset, native, timed)
             said = chosen(preset, config, origins)
 
             if dry_run:  # writes nothing, so what stands in its way comes last
