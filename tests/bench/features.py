@@ -36,7 +36,7 @@ from wgan_cli.data.cache import prepare, probe
 from wgan_cli.data.dataset import to_unit
 from wgan_cli.data.labels import read_labels
 from wgan_cli.data.source import open_source
-from wgan_cli.device import keep_freed_memory
+from wgan_cli.device import keep_freed_memory, native_precision
 
 SIDE, WIDTHS, FEATURES, BATCH, TEMPERATURE, RATE = 64, (32, 64, 128, 256), 128, 128, 0.1, 1e-3
 
@@ -137,7 +137,7 @@ def contrastive_loss(network: Features, head: nn.Module, sets: list[Tensor], tog
     """Every second batch is of one set alone, so that its images are told from each other, not from another set's."""
     pool = together if step % 2 else sets[int(torch.randint(len(sets), ()))]
     real = to_unit(pool[torch.randint(len(pool), (BATCH,))])
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=native_precision(torch.device("cpu")) == "bf16"):
         found = network(torch.cat([view(real), view(real)]))
     points = F.normalize(head(found.float()), dim=1)
     likeness = (points @ points.T / TEMPERATURE).fill_diagonal_(-torch.inf)
