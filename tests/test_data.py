@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import math
 import mmap
@@ -13,6 +14,8 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import partial
 from hashlib import sha256
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -29,7 +32,7 @@ from tiny import SETTINGS, call, write_images
 from wgan_cli import DataError, StoppedError, UsageError, WganError
 from wgan_cli.config import TrainConfig
 from wgan_cli.console import Console
-from wgan_cli.data import cache, dataset, decode, decoding, pool, split
+from wgan_cli.data import cache, dataset, decode, decoding, pool, source, split
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.data.decode import Item, Pixels
 from wgan_cli.data.source import open_source
@@ -153,6 +156,27 @@ def test_every_suffix_is_read_in_any_case(tmp_path: Path, suffix: str, case: Cal
     rows = prepare(tmp_path, 16, 3).rows
     assert rows.shape == (1, 16, 16, 3)
     assert np.abs(rows - np.array(colour, np.int16)).max() <= 3  # some of them are lossy
+
+
+def test_a_run_in_a_zip_adds_no_images(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("metrics.jsonl", "a/run/config.json", "a/run/metrics.jsonl"):
+            archive.writestr(name, "{}")
+        for name in ("a/b.png", "a/run/curve.png", "a/run/samples/1.png", "a/runs.png"):
+            archive.write(grey(tmp_path / "b.png", 1), name)
+    assert [item.member for item in open_source(str(tmp_path / "x.zip"), BytesIO()).items] == ["a/b.png", "a/runs.png"]
+
+
+def test_a_list_may_name_what_the_run_itself_has_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `find` does when a run goes on."""
+    monkeypatch.chdir(tmp_path)
+    drawn = [grey(f"run/{name}.png", 1) for name in ("curve", "samples/1")]
+    for name in source.RUN_FILES:
+        Path("run", name).touch()
+    listed = "\n".join([grey("a.png", 1), grey("running.png", 1), *drawn]).encode()
+    found = [open_source("-", BytesIO(listed), out=out) for out in (Path("run"), tmp_path / "run")]
+    assert [[item.path for item in those.items] for those in found] == [["a.png", "running.png"]] * 2
+    assert len(open_source("-", BytesIO(listed)).items) == 4
 
 
 def test_a_zip_gives_its_images_as_the_same_folder_would(tmp_path: Path) -> None:
@@ -964,20 +988,21 @@ with open(sys.argv[1], "r+b") as file:
     assert values(again) == values(found) and not cached(".part")
 
 
-def test_processes_that_share_the_images_note_what_one_alone_does(
+def test_of_the_processes_of_a_machine_the_first_alone_judges_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Else one would wait for another that takes what a third process has made meanwhile."""
     images = some_images(tmp_path / "imgs")
-    (images / "4.png").write_bytes(b"")  # of the second half, beside another one
-    source = open_source(str(images), BytesIO())
-    rest: Any = (Console(StringIO()), lambda: None, lambda: False)
-    alone = decoding.decode(source, config(4, 1), tmp_path / "a.rows", *rest)
+    lasting = prepare(images, 4, 1, skip_bad=True)
+    monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("decodes"))
+    monkeypatch.setattr(cache, "decode", lambda *_: pytest.fail("decodes"))
+    (note,) = cached(".json")
+    note.write_text(note.read_text().replace("true", "false"))  # of bad files, which the first one has just tried
     for rank in (1, 0):
         place = Place(rank=rank, size=2, local_rank=rank, local_size=2)
         monkeypatch.setattr("wgan_cli.distributed.machine", lambda place=place: place)
-        together = decoding.decode_together(source, config(4, 1), tmp_path / "b.rows", *rest)
-    assert together == alone and len(alone["left_out"]) == 2
-    assert (tmp_path / "a.rows").read_bytes() == (tmp_path / "b.rows").read_bytes()
+        with nullcontext() if rank else pytest.raises(pytest.fail.Exception, match="decodes"):
+            assert values(prepare(images, 4, 1, skip_bad=True)) == values(lasting)
 
 
 def test_what_nobody_goes_on_with_goes_after_a_week(tmp_path: Path) -> None:
@@ -1024,6 +1049,65 @@ def test_the_fingerprint_is_of_the_files_contents_alone(tmp_path: Path) -> None:
 
 
 # ---- Bad files
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA"])
+def test_bands_of_a_large_image_are_as_the_whole(mode: str) -> None:
+    pixels = noise(1100, 1500, 2).view(np.uint16)[:, :, 0] if mode == "I;16" else noise(1100, 1500, 4)
+    image = Image.fromarray(pixels)
+    assert image.mode == mode
+    if mode == "RGBA":
+        whole = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("L")
+    else:
+        whole = Image.fromarray(np.round(pixels * (255 / 65535)).astype(np.uint8))
+    found = decode.fit_image(image, (1100, 1500), 1, "crop")
+    assert len(list(decode._bands(image))) == 2
+    assert np.array_equal(found[:, :, 0], np.asarray(whole))
+
+
+def test_a_device_is_no_image() -> None:
+    if not Path("/dev/zero").is_char_device():
+        pytest.skip("no device that is read without end")
+    with pytest.raises(ValueError, match="a pipe or a device"):
+        decode.read_file(Item("/dev/zero"), (4, 4), 1, "crop")
+
+
+def test_which_errors_of_a_file_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user may read what this one may not."""
+
+    def attempt(path: Path) -> Any:
+        return pool._attempt(partial(decode.read_file, size=(4, 4), channels=1, fit="crop"), Item(str(path)))
+
+    (tmp_path / "self.png").symlink_to("self.png")
+    assert attempt(tmp_path / "self.png").lasts and attempt(tmp_path).lasts
+
+    def refuse(*_: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(decode, "open_file", refuse)
+    assert not attempt(tmp_path / "x.png").lasts
+
+
+def test_what_keeps_processes_from_starting_is_not_blamed_on_the_cache() -> None:
+    with pytest.raises(WganError, match="can be started .AF_UNIX path too long.; name a folder .* TMPDIR"):
+        with pool._starting():
+            raise OSError("AF_UNIX path too long")  # as of Python 3.11 under a long TMPDIR
+
+
+def test_without_a_home_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("WGAN_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(WganError, match="WGAN_CACHE"):
+        cache.cache_folder()
+
+
+def test_lab_in_one_channel() -> None:
+    image = Image.new("LAB", (8, 8), (128, 128, 128))
+    assert decode.fit_image(image, (8, 8), 1, "crop").shape == (8, 8, 1)
 
 
 def encoded(form: str, size: int = 40) -> bytes:
@@ -1367,6 +1451,15 @@ def test_a_batch_follows_from_seed_and_number_alone() -> None:
     dataset = numbered(100)
     assert {pair: drawn(dataset, pair[0], 30, pair[1]) for pair in reversed(order)} == first
     assert len(set(map(tuple, first.values()))) == len(first)
+
+
+def test_copies_of_one_image_do_not_make_the_part_held_out_too_large() -> None:
+    """300 of 1000 are one image, so a tenth held out has none of them; where nothing else remains they are taken."""
+    contents = np.concatenate([np.zeros(300), np.arange(1, 701)]).astype(np.uint64)
+    for seed in range(20):
+        assert split.held_out(1000, 0.1, 16, seed, contents).sum() == 100
+    halves = np.repeat(np.arange(2, dtype=np.uint64), 500)
+    assert split.held_out(1000, 0.1, 16, 0, halves).sum() == 500
 
 
 def test_a_small_part_held_out_does_not_cost_the_order_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,6 @@ from stress import product
 from tiny import call, write_images
 
 from wgan_cli import WganError, checkpoint, distributed
-from wgan_cli.data import decoding
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="this torch has no gloo"
@@ -112,7 +111,7 @@ def test_steps_are_those_of_one_process(here: Path, size: int) -> None:
 
 
 def test_a_run_of_several_is_a_run(by_two: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The images are decoded in parts, the checkpoint moves between numbers of processes, and one process speaks."""
+    """The images are decoded once, the checkpoint moves between numbers of processes, and one process speaks."""
     monkeypatch.chdir(by_two.run.parent)
     assert call("train", *TRAIN, "-o", "alone")[:2] == (0, b"alone/ckpt.pt\n")
     alone, cache = product(Path("alone")), Path(os.environ["WGAN_CACHE"])
@@ -246,18 +245,6 @@ def test_what_is_wrong_is_told_once(here: Path) -> None:
     assert sum("files cannot be read" in line for line in said) == 1
     assert sum("fewer than the 2 processes" in line for line in train(2, "--skip-bad", "--batch", "1")[2]) == 1
     assert sum("would read it" in line for line in train(2, "--data", "-")[2]) in (1, 2)  # before they are joined
-
-
-def test_a_part_that_nobody_goes_on_with_is_forgotten_with_its_note(here: Path) -> None:
-    """Or the note would vouch for rows that are gone."""
-    for age, stem in ((0, "new.0-1of2"), (2 * decoding.FORGOTTEN, "old.0-1of2")):
-        for suffix in (".rows", ".contents", ".note"):
-            (here / (stem + suffix)).write_bytes(b"")
-            os.utime(here / (stem + suffix), (time.time() - age,) * 2)
-    decoding.forget(here)
-    assert sorted(path.name for path in here.glob("*of2*")) == [
-        f"new.0-1of2{s}" for s in (".contents", ".note", ".rows")
-    ]
 
 
 def test_an_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,12 +137,32 @@ def test_a_damaged_zip_of_labels_is_bad_data(tmp_path: Path) -> None:
         read_labels(source, "file")
 
 
+def test_class_names_and_jsons_beyond_what_python_reads(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "imgs", {"a": 1, "b": 1})
+    long = "7" * 5000
+    assert labels(with_json(folder, {"labels": [["a/00.png", long], ["b/00.png", 3]]}), "file")[0] == ("3", long)
+    (folder / "dataset.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="dataset.json: not"):
+        labels(folder, "file")
+
+
 def arrays(path: Path, **content: Any) -> Path:
     np.savez(path, **content)
     return path
 
 
 IMAGES = np.zeros((4, 16, 16), np.uint8)
+
+
+def test_labels_that_would_fill_the_memory_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = with_json(pictures(tmp_path / "imgs", {"a": 2}), {"labels": [["a/00.png", 0]], "more": "x" * 1000})
+    zipped = shutil.make_archive(str(tmp_path / "all"), "zip", folder)
+    listed = arrays(tmp_path / "x.npz", images=IMAGES, labels=np.array(["x" * 200] * 4))
+    for module in ("decode", "labels"):
+        monkeypatch.setattr(f"wgan_cli.data.{module}.MOST_BYTES", 500)
+    for data in (zipped, listed):
+        with pytest.raises(DataError, match="more than the 500 that are taken"):
+            labels(data, "file")
 
 
 @pytest.mark.parametrize("name", ["labels", "y_train"])
@@ -159,7 +179,7 @@ def test_an_array_beside_the_images_names_the_class_of_each(tmp_path: Path, name
         (np.eye(4, dtype=np.int64), DataError, r"labels of int64 \[4, 4\]"),
         (np.array(3), DataError, r"labels of int64 \[\]"),
         (np.array([0, 1, 1]), DataError, "3 labels for 4 images"),
-        (np.array([0, {}, 1, 1]), DataError, "cannot be read"),
+        (np.array([0, {}, 1, 1]), DataError, r"labels of object \[4\]"),
         (None, UsageError, "holds no array `labels`"),
     ],
 )

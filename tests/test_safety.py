@@ -28,7 +28,7 @@ from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpo
 from wgan_cli import train as training
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.console import Console
-from wgan_cli.data import cache, decode, decoding, pool, source
+from wgan_cli.data import cache, decode, pool, source
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.signals import Stop
 from wgan_cli.state import State
@@ -552,8 +552,7 @@ def test_one_and_two_decoding_processes_give_the_same_bytes(monkeypatch: pytest.
     for number in (1, 2):
         Path(str(number)).mkdir()
         monkeypatch.setenv("WGAN_CACHE", f"{number}/cache")
-        for module in (pool, decoding):
-            monkeypatch.setattr(module, "workers", lambda number=number: number)
+        monkeypatch.setattr(pool, "workers", lambda number=number: number)
         done = call("train", "--data", "many", *SETTINGS, "-o", f"{number}/run")
         scores = call("critic-score", f"{number}/run", "many")
         assert (done.code, scores.code) == (0, 0)

@@ -319,7 +319,7 @@ def working() -> Iterator[None]:
 
 
 @contextmanager
-def first_on_machine(what: str, say: Callable[[str], None]) -> Iterator[None]:
+def first_on_machine(what: str, say: Callable[[str], None] | None) -> Iterator[None]:
     """The first process of each machine goes through the block, and then the others do."""
     if machine().local_rank:
         wait_for(f"{what} {machine().first}", say)

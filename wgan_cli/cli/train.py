@@ -236,7 +236,7 @@ def train(
 
     keep_freed_memory()
     where = pick_device(device, here.local_rank if here.size > 1 else None)
-    source, labels = open_source(data, sys.stdin.buffer, null), None
+    source, labels = open_source(data, sys.stdin.buffer, null, out=out), None
     check_apart(source, out)
     begun, next_line = False, f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png"
     try:

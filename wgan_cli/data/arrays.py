@@ -66,7 +66,7 @@ def open_array(path: Path) -> Iterator[tuple[IO[bytes], np.dtype[Any], tuple[int
 
 
 def _npy_header(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    shape, fortran, dtype = _npy_facts(stream)
+    shape, fortran, dtype = npy_facts(stream)
     if dtype.kind not in "bf" and dtype != np.uint8:
         raise ValueError(f"an array of {dtype}; takes uint8, or floats in [0, 1] or [-1, 1]")
     if fortran:
@@ -74,7 +74,7 @@ def _npy_header(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
     return dtype, _checked_shape(shape)
 
 
-def _npy_facts(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def npy_facts(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """(shape, in Fortran order, type) of the array that a stream is about to give."""
     old = np.lib.format.read_magic(stream) == (1, 0)
     return (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(stream)
@@ -83,13 +83,14 @@ def _npy_facts(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
 def _array_member(archive: zipfile.ZipFile) -> str:
     """The array of images in an .npz: the one of 3 or 4 dimensions, `images` or `x_train` where there are several."""
     found = []
-    for entry in archive.namelist():
+    entries = [entry for entry in archive.namelist() if entry.endswith(".npy")]
+    for entry in entries:
         with archive.open(entry) as stream:
-            if len(_npy_facts(stream)[0]) in (3, 4):
+            if len(npy_facts(stream)[0]) in (3, 4):
                 found.append(entry)
     preferred = [entry for entry in found if entry in ("images.npy", "x_train.npy")]
     if len(found) != 1 and len(preferred) != 1:
-        names = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist())
+        names = ", ".join(entry.removesuffix(".npy") for entry in entries)
         raise ValueError(f"cannot tell which array holds the images (there are: {names}); name it `images`")
     return (preferred or found)[0]
 

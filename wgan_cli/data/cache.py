@@ -26,7 +26,7 @@ from ..files import replacing, sweep
 from .arrays import image_shape, open_array
 from .dataset import Dataset
 from .decode import DIGEST_BYTES, GRID, BadFile, Look, is_grey, look
-from .decoding import LeftOut, Reason, decode_together, forget
+from .decoding import LeftOut, Reason, decode, forget
 from .pool import read_images
 from .source import Source, digest
 from .toys import toy_points
@@ -148,23 +148,21 @@ def prepare(
     key = digest([[CACHE_VERSION, source.key, config.size, config.channels, config.fit]])
     rows, note = cache_folder() / f"{key}.rows", cache_folder() / f"{key}.json"
     shape = (*config.sides, config.channels)
-    facts = _note(note)
-    if not (
-        facts
-        and all(LeftOut(*entry).lasts for entry in facts.get("left_out", [(0, "", False)]))
-        and _size(rows) == facts["count"] * math.prod(shape)
-        and _size(rows.with_suffix(".contents")) == facts["count"] * DIGEST_BYTES
-    ):
-        with _caching():
-            facts = decode_together(source, config, rows, console, should_stop, should_save)
-            if facts is not None:
+    # Of several processes the first of a machine alone judges what is there: the others take what it leaves.
+    with distributed.first_on_machine(f"images of {key}", say):
+        facts = _note(note)
+        if not distributed.machine().local_rank and not (
+            facts
+            and all(LeftOut(*entry).lasts for entry in facts.get("left_out", [(0, "", False)]))
+            and _size(rows) == facts["count"] * math.prod(shape)
+            and _size(rows.with_suffix(".contents")) == facts["count"] * DIGEST_BYTES
+        ):
+            with _caching():
+                facts = decode(source, config, rows, console, should_stop, should_save)
                 with replacing(note) as file:
                     file.write(json.dumps(facts).encode())
-                distributed.tell(f"images of {key}")
-            else:
-                distributed.wait_for(f"images of {key}", say)
-                facts = _note(note)
-                assert facts
+    if not facts:
+        raise WganError(f"{note}: has been removed while the run began; begin it again")
     left_out = [LeftOut(*entry) for entry in facts["left_out"]]
     files = [BadFile(source.items[entry.place].name, entry.reason) for entry in left_out]
     grids, bad = ([file for file in files if (file.reason == GRID) is grid] for grid in (True, False))
@@ -242,7 +240,10 @@ def cache_folder() -> Path:
     """Where decoded images are kept: WGAN_CACHE, else `wgan` in the user's cache folder."""
     if chosen := os.environ.get("WGAN_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wgan"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wgan"
+    except RuntimeError:  # no HOME, and a user whom the system does not know
+        raise WganError("no home folder to keep decoded images in; name a folder in WGAN_CACHE") from None
 
 
 @contextmanager
@@ -256,5 +257,6 @@ def _caching() -> Iterator[None]:
         yield
     except OSError as error:
         raise WganError(
-            f"{folder}: cannot keep the decoded images there ({error.strerror}); name another folder in WGAN_CACHE"
+            f"{folder}: cannot keep the decoded images there ({error.strerror or error}); "
+            "name another folder in WGAN_CACHE"
         ) from None

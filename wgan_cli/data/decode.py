@@ -114,8 +114,8 @@ def read_file(item: Item, size: Sides, channels: int, fit: str, grids: bool = Tr
 def open_file(item: Item) -> Iterator[BinaryIO]:
     """The bytes of an image file, or of a zip's entry."""
     if not item.path.lower().endswith(".zip"):
-        if stat.S_ISFIFO(os.stat(item.path).st_mode):  # would wait for a writer
-            raise ValueError("a pipe, not a file")
+        if not stat.S_ISREG(mode := os.stat(item.path).st_mode) and not stat.S_ISDIR(mode):
+            raise ValueError("a pipe or a device, not a file")  # may wait for a writer, or have no end
         with open(item.path, "rb") as file:
             yield file
         return
@@ -181,16 +181,36 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         import numpy as np
 
-        values = np.asarray(image).astype(np.float64)
+        values = np.asarray(image)
         top = 1.0 if image.mode == "F" else 65535.0
         if not (values.min() >= 0 and values.max() <= top):
             raise ValueError(f"values from {values.min():g} to {values.max():g}, expected 0 to {top:g}")
-        image = Image.fromarray(np.round(values * (255 / top)).astype(np.uint8))
+        scaled = np.empty(values.shape, np.uint8)
+        for rows in _bands(image):
+            scaled[rows] = np.round(values[rows].astype(np.float64) * (255 / top))
+        image = Image.fromarray(scaled)
     if has_alpha(image):
-        image = image.convert("RGBA")
-        if mode != "RGBA":
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        return image if mode == "RGBA" else _on_white(image, mode)
+    if image.mode == "LAB":  # which Pillow converts to RGB alone
+        image = image.convert("RGB")
     return image if image.mode == mode else image.convert(mode)
+
+
+def _on_white(image: Image.Image, mode: str) -> Image.Image:
+    """An RGBA image in `mode`, shown on white."""
+    shown = Image.new(mode, image.size)
+    for rows in _bands(image):
+        band = image.crop((0, rows.start, image.width, rows.stop))
+        shown.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert(mode), (0, rows.start))
+    return shown
+
+
+def _bands(image: Image.Image) -> Iterator[slice]:
+    """Its rows, some million pixels at a time: no copy of a whole image is needed in a wider type."""
+    at_once = max(1, (1 << 20) // image.width)
+    for top in range(0, image.height, at_once):
+        yield slice(top, min(top + at_once, image.height))
 
 
 def has_alpha(image: Image.Image) -> bool:

@@ -9,18 +9,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from .. import StoppedError, WganError, distributed
+from .. import StoppedError, WganError
 from ..config import TrainConfig
 from ..console import Console
-from ..files import beside, is_still, replacing, try_lock
+from ..files import is_still, replacing, try_lock
 from .arrays import read_array
 from .decode import DIGEST_BYTES, BadFile, Read, read_file
-from .pool import read_images, workers
+from .pool import read_images
 from .source import Source
 
 FLUSH_SECONDS = 5.0  # of decoding that a power cut may cost
@@ -52,8 +51,8 @@ def decode(
     """
     size, channels, fit = config.sides, config.channels, config.fit
     row = math.prod(size) * channels
-    with _open_part(rows.with_suffix(".part")) as (file, path):
-        work = _take_up(file, path, row)
+    with _open_part(rows) as (file, journal):
+        work = _take_up(file, journal, row)
         results: Iterator[Read | BadFile]
         try:
             if source.array:
@@ -61,8 +60,7 @@ def decode(
             else:
                 total = len(source.items)
                 read = partial(read_file, size=size, channels=channels, fit=fit, grids=False)
-                cores = workers() // distributed.machine().local_size
-                results = (result for _, result in read_images(source.items[work.done :], read, max(1, cores)))
+                results = (result for _, result in read_images(source.items[work.done :], read))
             if work.done:
                 console.notice(f"going on at image {work.done} of {total}, as far as they are decoded")
             for result in results:
@@ -75,20 +73,13 @@ def decode(
                     work.flush()
                     console.notice(f"saved at image {work.done} of {total}, as SIGUSR1 asks")
                 console.progress("reading images", work.done, total)
-        except BaseException as error:
-            if isinstance(error, WganError) and not isinstance(error, StoppedError):
-                _remove(path)
-            else:
-                with suppress(OSError):  # a full disk
-                    work.flush()
+        except BaseException:
+            with suppress(OSError):  # a full disk
+                work.flush()
             raise
         work.flush()
         with replacing(rows.with_suffix(".contents")) as contents:
             contents.write(work.contents)
-        if os.name == "nt":
-            file.close()
-        os.replace(path, rows)
-        _journal(path).unlink(missing_ok=True)
     return {
         "count": len(work.contents) // DIGEST_BYTES,
         "fingerprint": hashlib.sha256(work.contents).hexdigest()[:16],
@@ -97,74 +88,10 @@ def decode(
     }
 
 
-def decode_together(
-    source: Source,
-    config: TrainConfig,
-    rows: Path,
-    console: Console,
-    should_stop: Callable[[], Reason | None],
-    should_save: Callable[[], bool],
-) -> dict[str, Any] | None:
-    """`decode` by all processes of a run that are on this machine, a part of the images each.
-
-    None in all but the first of them, which puts the parts together.
-    """
-    here = distributed.machine()
-    if here.local_size == 1 or source.array:
-        return None if here.local_rank else decode(source, config, rows, console, should_stop, should_save)
-    count, size = len(source.items), here.local_size
-    # A cache that several machines share has the parts of each.
-    parts = [rows.with_name(f"{rows.stem}.{here.first}-{number}of{size}.rows") for number in range(size)]
-    cut = slice(count * here.local_rank // size, count * (here.local_rank + 1) // size)
-    notes = [path.with_suffix(".note") for path in parts]
-    if not _is_whole(notes[here.local_rank]):  # else left by a run that was killed while others were at theirs
-        own = replace_fields(source, items=source.items[cut])
-        facts = decode(own, config, parts[here.local_rank], console, should_stop, should_save)
-        with replacing(notes[here.local_rank]) as file:
-            file.write(json.dumps(facts).encode())
-    distributed.tell(f"part {here.rank} of {rows.name}")
-    if here.local_rank:
-        return None
-    for number in range(1, size):
-        distributed.wait_for(f"part {here.first + number} of {rows.name}")
-    every = [json.loads(note.read_bytes()) for note in notes]
-    pixels = hashlib.sha256()
-    with replacing(rows) as file:
-        for path in parts:
-            with open(path, "rb") as part:
-                while block := part.read(1 << 20):
-                    pixels.update(block)
-                    file.write(block)
-    contents = b"".join(path.with_suffix(".contents").read_bytes() for path in parts)
-    with replacing(rows.with_suffix(".contents")) as file:
-        file.write(contents)
-    for path in parts:
-        for suffix in (".rows", ".contents", ".note"):
-            path.with_suffix(suffix).unlink()
-    return {
-        "count": len(contents) // DIGEST_BYTES,
-        "fingerprint": hashlib.sha256(contents).hexdigest()[:16],
-        "pixels": pixels.hexdigest()[:16],
-        "left_out": [
-            LeftOut(*entry)._replace(place=entry[0] + count * number // size)
-            for number, facts in enumerate(every)
-            for entry in facts["left_out"]
-        ],
-    }
-
-
-def _is_whole(note: Path) -> bool:
-    """Whether the part of the images that the note is beside can be taken as it is."""
-    try:
-        return all(LeftOut(*entry).lasts for entry in json.loads(note.read_bytes())["left_out"])
-    except OSError:
-        return False
-
-
 class _Work:
     """What is decoded: rows in one file, and in a journal beside it how many they are and what belongs to them."""
 
-    def __init__(self, file: BinaryIO, journal: Path) -> None:
+    def __init__(self, file: BinaryIO, journal: Path | None) -> None:
         self.file, self.journal = file, journal
         self.done = 0  # images read, bad ones included
         self.contents = bytearray()  # digests of the files, one after the other
@@ -185,7 +112,7 @@ class _Work:
 
     def flush(self) -> None:
         """Rows first: the journal speaks of none that are not on the disk."""
-        if self.journal.name.startswith("."):  # of a file that is for this process alone
+        if self.journal is None:  # nobody goes on with the file
             return
         self.file.flush()
         os.fsync(self.file.fileno())
@@ -202,11 +129,13 @@ class _Work:
         self._flushed = (len(self.contents), len(self.left_out), time.monotonic())
 
 
-def _take_up(file: BinaryIO, path: Path, row: int) -> _Work:
-    """The work that the journal of `path` speaks of, `row` bytes an image; a fresh one where they do not agree."""
-    work = _Work(file, _journal(path))
+def _take_up(file: BinaryIO, journal: Path | None, row: int) -> _Work:
+    """The work that the journal of `file` speaks of, `row` bytes an image; a fresh one where they do not agree."""
+    work = _Work(file, journal)
+    if journal is None:
+        return work
     with suppress(OSError, ValueError, TypeError, KeyError):
-        for line in work.journal.read_bytes().splitlines(keepends=True):
+        for line in journal.read_bytes().splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 break  # cut short by a power cut
             entry = json.loads(line)
@@ -214,53 +143,57 @@ def _take_up(file: BinaryIO, path: Path, row: int) -> _Work:
             work.left_out += [LeftOut(*each) for each in entry["left_out"]]
             work.done = entry["done"]
     whole = len(work.contents) // DIGEST_BYTES * row
-    file.seek(0)
     left = whole
     while left and (block := file.read(min(left, 1 << 20))):
         work.pixels.update(block)
         left -= len(block)
     agrees = work.done == len(work.contents) // DIGEST_BYTES + len(work.left_out)
     if left or not agrees or not all(entry.lasts for entry in work.left_out):
-        work, whole = _Work(file, work.journal), 0
+        work, whole = _Work(file, journal), 0
     file.truncate(whole)
     file.seek(whole)
-    _journal(path).unlink(missing_ok=True)
+    journal.unlink(missing_ok=True)
     if work.done:
         work.flush()  # into one line
     return work
 
 
 @contextmanager
-def _open_part(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """The file at `path`, or while another process is at work on that, one that no other process goes on with."""
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-        if try_lock(file.fileno()) and is_still(file.raw, path):  # type: ignore[arg-type]
-            yield file, path
+def _open_part(rows: Path) -> Iterator[tuple[BinaryIO, Path | None]]:
+    """A file that becomes `rows` when the block ends well, and its journal.
+
+    That is `rows`.part, which the next process goes on with, or while another process is at work on that, a file
+    without a journal, which goes with the block.
+    """
+    part = rows.with_suffix(".part")
+    journal = _journal(part)
+    with open(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        if try_lock(file.fileno()) and is_still(file.raw, part):  # type: ignore[arg-type]
+            try:
+                yield file, journal
+            except WganError as error:
+                if not isinstance(error, StoppedError):
+                    _remove(part)
+                raise
+            os.replace(part, rows)
+            journal.unlink(missing_ok=True)
             return
-    path = beside(path)
-    with open(path, "x+b") as file:
-        try_lock(file.fileno())  # tells `sweep` that somebody is at it
-        try:
-            yield file, path
-        finally:
-            _remove(path)
+    with replacing(rows) as file:
+        yield file, None
 
 
-def _journal(path: Path) -> Path:
-    return path.with_name(path.name + ".journal")
+def _journal(part: Path) -> Path:
+    return part.with_name(part.name + ".journal")
 
 
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    _journal(path).unlink(missing_ok=True)
+def _remove(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _journal(part).unlink(missing_ok=True)
 
 
 def forget(folder: Path) -> None:
     """Remove what was begun to be decoded, a week ago or earlier, and not gone on with."""
-    for path in (*folder.glob("*.part"), *folder.glob("*of*.rows")):
+    for path in folder.glob("*.part"):
         with suppress(OSError), open(path, "r+b") as file:
             if time.time() - path.stat().st_mtime > FORGOTTEN and try_lock(file.fileno()) is not False:
-                if path.suffix == ".rows":  # of one process of several, whose note vouches for it
-                    for suffix in (".note", ".contents"):
-                        path.with_suffix(suffix).unlink(missing_ok=True)
                 _remove(path)

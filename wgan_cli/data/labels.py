@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import DataError, UsageError, reason
-from .arrays import open_array
-from .decode import open_zip
+from .arrays import npy_facts, open_array
+from .decode import MOST_BYTES, Item, open_file
 from .source import LABELS_FILE, Source
 
 ARRAYS = ("labels.npy", "y_train.npy")  # of an .npz
@@ -36,11 +37,15 @@ def read_labels(source: Source, how: str) -> tuple[tuple[str, ...], NDArray[np.i
         names = _of_folders([os.path.dirname(item.name).replace(os.sep, "/") for item in source.items], source)
     else:
         raise UsageError(f"--labels folders: {source.name} has no folders; an .npz may hold `labels`, by --labels file")
-    classes = sorted(set(names), key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+    classes = sorted(set(names), key=lambda name: (0, int(name), name) if _is_number(name) else (1, 0, name))
     if len(classes) < 2:
         raise DataError(f"{source.told}: one class only, {classes[0]}; leave --labels out")
     numbers = {name: number for number, name in enumerate(classes)}
     return tuple(classes), np.array([numbers[name] for name in names], np.int64)
+
+
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and len(name) < 20  # Python refuses to read thousands of digits
 
 
 def _of_folders(folders: Sequence[str], source: Source) -> list[str]:
@@ -66,14 +71,15 @@ def _of_json(source: Source) -> list[str]:
     if source.name == "-" or not (zipped or os.path.isdir(source.name)):
         raise UsageError(f"--labels file: {source.name} holds no labels; a folder, a .zip or an .npz may")
     try:
-        content = open_zip(source.name).read(LABELS_FILE) if zipped else Path(place).read_bytes()
+        with open_file(Item(source.name, LABELS_FILE) if zipped else Item(place)) as file:
+            content = file.read()
     except (OSError, KeyError):
         raise UsageError(f"--labels file: there is no {place}; --labels folders takes the folders' names") from None
     except Exception as error:  # readers of archives raise nearly everything on broken input
         raise DataError(f"{place}: cannot be read ({reason(error)})") from None
     try:
         found = {name: _name(label) for name, label in json.loads(content)["labels"]}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(f'{place}: not {{"labels": [["dir/a.png", 3], ...]}} ({reason(error)})') from None
     names = [
         found.get(item.member or os.path.relpath(item.path, source.name).replace(os.sep, "/")) for item in source.items
@@ -91,19 +97,25 @@ def _name(label: Any) -> str:
 
 def _of_array(path: Path, told: str) -> list[str]:
     """The array `labels` of an .npz, or `y_train`: [N] or [N, 1] whole numbers or strings."""
-    with open_array(path) as (_, _, shape):
+    with open_array(path) as (_, _, (count, *_)):
         pass
     try:
         with zipfile.ZipFile(path) as archive:
             entry = next(name for name in ARRAYS if name in archive.namelist())
             with archive.open(entry) as stream:
+                shape, _, dtype = npy_facts(stream)
+            if dtype.kind not in "iuU" or math.prod(shape) != (shape or (0,))[0]:
+                raise DataError(f"{told}: labels of {dtype} {list(shape)}; {TAKES}, one an image")
+            if shape[0] != count:
+                raise DataError(f"{told}: {shape[0]} labels for {count} images")
+            if (size := count * dtype.itemsize) > MOST_BYTES:
+                raise ValueError(f"{size} bytes, more than the {MOST_BYTES} that are taken")
+            with archive.open(entry) as stream:
                 values = np.lib.format.read_array(stream, allow_pickle=False)
+    except DataError:
+        raise
     except (StopIteration, zipfile.BadZipFile):
         raise UsageError(f"--labels file: {path} holds no array `labels`; an .npz may") from None
     except Exception as error:  # readers of archives raise nearly everything on broken input
         raise DataError(f"{told}: its labels cannot be read ({reason(error)})") from None
-    if values.dtype.kind not in "iuU" or values.size != (values.shape or (0,))[0]:
-        raise DataError(f"{told}: labels of {values.dtype} {list(values.shape)}; {TAKES}, one an image")
-    if len(values) != shape[0]:
-        raise DataError(f"{told}: {len(values)} labels for {shape[0]} images")
     return [str(value) for value in values.ravel().tolist()]

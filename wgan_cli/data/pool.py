@@ -23,12 +23,15 @@ from typing import Any, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from .. import WganError
 from .decode import FORMATS, BadFile, Item
 
 R = TypeVar("R")
 
 CHUNK = 32  # images that a process reads before it hands them over
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # no fork of a process that has torch and its threads
+# Errors that a file gives until it changes. That of a permission is not: another user may have it.
+_LASTING = (None, errno.ELOOP, errno.EISDIR)
 # What a terminal or a scheduler sends to all processes of a job at once, and the command alone answers.
 _NOT_THEIRS = {getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)}
 
@@ -55,7 +58,7 @@ def _attempt(read: Callable[[Item], R], item: Item) -> R | BadFile:
     except UnidentifiedImageError:  # its own text has an address in memory for a zip's entry
         return BadFile(item.name, f"not an image in any of the formats {', '.join(FORMATS)}")
     except Exception as error:  # decoders raise nearly everything on broken input
-        lasts = not isinstance(error, MemoryError) and getattr(error, "errno", None) in (None, errno.EACCES)
+        lasts = not isinstance(error, MemoryError) and getattr(error, "errno", None) in _LASTING
         said = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         return BadFile(item.name, said or type(error).__name__, lasts)
 
@@ -151,6 +154,10 @@ def _starting() -> Iterator[None]:
     try:
         sys.modules["__main__"] = ModuleType("__main__")
         yield
+    except OSError as error:
+        said = error.strerror or error
+        advice = "; name a folder of a shorter path in TMPDIR" if "AF_UNIX" in str(error) else ""
+        raise WganError(f"no process to read images in can be started ({said}){advice}") from None
     finally:
         sys.modules["__main__"] = main
         if before is not None:

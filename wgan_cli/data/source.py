@@ -18,6 +18,7 @@ from .decode import Item, open_zip
 from .toys import TOYS
 
 LABELS_FILE = "dataset.json"  # of classes, in the root of a folder or zip
+RUN_FILES = {"config.json", "metrics.jsonl"}  # by which a run's folder is known
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
@@ -42,9 +43,12 @@ class Source:
         return self.name.removeprefix("toy:") if self.name.startswith("toy:") else None
 
 
-def open_source(data: str, listed: BinaryIO, null: bool = False, flag: str = "--data") -> Source:
+def open_source(
+    data: str, listed: BinaryIO, null: bool = False, flag: str = "--data", out: Path | None = None
+) -> Source:
     """List what `data` names, without reading a pixel; `listed` is where `-` reads its paths from.
 
+    out: a run's folder, whose own pictures a list names when the run goes on; they are left out.
     Raises UsageError if there is no such thing, DataError if there is no image in it.
     """
     if data.startswith("toy:"):
@@ -61,7 +65,11 @@ def open_source(data: str, listed: BinaryIO, null: bool = False, flag: str = "--
         hint = f"; a list of paths goes in as {flag} - < {data}" if path.suffix.lower() in (".txt", ".lst", "") else ""
         raise DataError(f"{flag} {data}: not a folder, a .zip, an .npy or .npz array, an idx file or an image{hint}")
     others: Counter[str] = Counter()
-    items = find_images(read_paths(listed, null) if data == "-" else [data], others)
+    paths = read_paths(listed, null) if data == "-" else [data]
+    if data == "-" and out and all((out / name).exists() for name in RUN_FILES):
+        below = os.path.join(os.path.abspath(out), "")
+        paths = [path for path in paths if not os.path.abspath(path).startswith(below)]
+    items = find_images(paths, others)
     if not items:
         where = "standard input" if data == "-" else data
         raise DataError(f"{flag} {where}: no images there; looked for {' '.join(IMAGE_SUFFIXES)}")
@@ -106,16 +114,16 @@ def _walk(top: str, others: Counter[str]) -> Iterator[str]:
         if not is_folder:
             yield path
             continue
-        status = os.stat(path)
-        if (status.st_dev, status.st_ino) in seen:
-            continue  # a link back to a folder above
-        seen.add((status.st_dev, status.st_ino))
         try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in seen:
+                continue  # a link back to a folder above
+            seen.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
         except OSError:
             yield path  # one bad file among the others: reading it will fail in the same way
             continue
-        if path != top and {"config.json", "metrics.jsonl"} <= {entry.name for entry in entries}:
+        if path != top and RUN_FILES <= {entry.name for entry in entries}:
             continue  # the folder of a run begun among the images: its sample grids are none of them
         for entry in entries:
             # entry.is_dir() raises for a link to itself, and asks the system nothing for all that is no link.
@@ -147,14 +155,18 @@ def check_apart(source: Source, out: Path) -> None:
 def _zip_items(path: str) -> list[Item]:
     """In the order in which `_walk` would find them, so that a folder and its zip are the same data."""
 
-    def wanted(entry: str) -> bool:
-        hidden = any(part.startswith((".", "__MACOSX")) for part in entry.split("/"))
-        return entry.lower().endswith(IMAGE_SUFFIXES) and not hidden
-
     try:
         entries = open_zip(path).namelist()
     except Exception:  # zipfile raises nearly everything on a broken one
         return [Item(path)]  # one bad file among the others: reading it will fail in the same way
+    there = set(entries)
+    folders = {entry.rpartition("/")[0] for entry in entries} - {""}
+    runs = tuple(f"{folder}/" for folder in folders if all(f"{folder}/{name}" in there for name in RUN_FILES))
+
+    def wanted(entry: str) -> bool:
+        hidden = any(part.startswith((".", "__MACOSX")) for part in entry.split("/"))
+        return entry.lower().endswith(IMAGE_SUFFIXES) and not hidden and not entry.startswith(runs)
+
     return [Item(path, entry) for entry in sorted(entries, key=lambda entry: entry.split("/")) if wanted(entry)]
 
 

@@ -56,6 +56,8 @@ def held_out(
     chosen = [np.zeros(0, np.int64)]
     for number in np.flatnonzero(shares):
         part = order[of_class[order] == number]
+        # Copies of one image that are much of what is wanted come last: they would make it too many.
+        part = part[np.argsort(2 * sizes[part] > max(shares[number], 2), kind="stable")]
         chosen.append(part[: int(np.searchsorted(sizes[part].cumsum(), shares[number])) + 1])
     more = out | (new & np.isin(group, np.concatenate(chosen)))
     return more if count - more.sum() >= batch else out
