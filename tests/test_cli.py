@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import io
 import itertools
 import json
@@ -961,6 +962,29 @@ def test_a_stdout_that_takes_nothing(how: str, images: Path, trained: Path) -> N
         "full": (1, "Error: No space left on device\n"),
     }.get(how, (141, ""))
     assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("words", ["info run", "evaluate run --data list -n 8"])
+def test_a_closed_stdout_is_found_before_the_work(words: str, trained: Path) -> None:
+    Path("list").mkdir()
+    script = f'"$@" {words.replace("run", str(trained))} >&-'
+    done = subprocess.run(["bash", "-c", script, "bash", *COMMAND], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "Error: standard output is closed, and this goes there\n")
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = open
+
+    def refuse(path: Any, *rest: Any, **more: Any) -> Any:
+        if str(path).endswith("ckpt.pt"):  # root may read it whatever its mode
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    done = call("info", trained)
+    assert done.code == 2 and "ckpt.pt: Permission denied" in done.err
 
 
 def test_a_png_on_a_pipe(trained: Path) -> None:

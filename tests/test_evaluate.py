@@ -377,6 +377,13 @@ def test_features_that_are_of_no_use(result: str, checkpoint: Path, images: Path
     assert f"--features {path}" in done.err
 
 
+def test_what_is_no_model_is_found_before_images_are_read(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    (tmp_path / "x.pt").write_bytes(b"no model")
+    done = call("evaluate", checkpoint, "--data", tmp_path / "a.png", "--features", tmp_path / "x.pt")
+    assert done.code == 3 and "not a TorchScript or torch.export model" in done.err and "a.png" not in done.err
+
+
 def test_too_few_images_and_other_kinds(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     few = write_images(tmp_path / "few", 11)
     assert "N must be 6 or more" in (done := call("evaluate", checkpoint, "--data", few)).err and done.code == 3

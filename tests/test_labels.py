@@ -372,6 +372,21 @@ def test_the_summary_draws_samples_of_the_classes_that_are_scored(run: Path) -> 
     assert both.code == bright.code == 0 and found[0] != found[1]
 
 
+def test_the_summary_counts_the_images_of_arrays(run: Path, tmp_path: Path) -> None:
+    """And not those that cannot be read."""
+    rows = np.random.default_rng(0).integers(0, 255, (12, 16, 16), dtype=np.uint8)
+    for name in ("bright", "dark"):
+        (tmp_path / name).mkdir()
+    np.save(tmp_path / "bright/x.npy", rows[:9])
+    np.save(tmp_path / "dark/x.npy", rows[9:])
+    (tmp_path / "dark/bad.png").write_bytes(b"")
+    apart = pictures(tmp_path / "apart", {"bright": 9, "dark": 3})
+    mean = r"images 12 .* mean_samples (\S+)"
+    some = [tmp_path / path for path in ("bright/x.npy", "dark/x.npy", "dark/bad.png")]
+    found = [re.search(mean, call("critic-score", run, *paths, "--summary").err) for paths in (some, [apart])]
+    assert all(found) and found[0][1] == found[1][1]  # type: ignore[index]
+
+
 def test_a_stop_between_steps_changes_no_byte_with_classes(run: Path, tmp_path: Path) -> None:
     data = run.parent / "imgs"
     for steps in ("3", "6"):

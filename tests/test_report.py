@@ -253,7 +253,8 @@ def test_the_ranking_is_that_of_critic_score(tmp_path: Path) -> None:
     assert done == Ended(0, os.fsencode(out) + b"\n", "")
     page = Reader(out.read_text("utf-8"))
     critic, config, _ = checkpoint.network(tmp_path / "run/ckpt.pt", "critic")
-    scored = dict(score_images(critic, config, [Item(str(file)) for file in sorted(images.iterdir())]))
+    listed = [Item(str(file)) for file in sorted(images.iterdir())]
+    scored = {name: score for name, score, _ in score_images(critic, config, listed)}
     held = checkpoint.load(tmp_path / "run/ckpt.pt")[0]["data"]["held"].numpy()
     names = [name for name, out in zip(scored, held, strict=True) if not out]
     ranked = sorted(names, key=lambda name: -float(scored[name]))  # type: ignore[arg-type]
@@ -446,6 +447,37 @@ def test_several_runs_on_one_page(trained: Path, tmp_path: Path) -> None:
     assert {"variant", "width", "steps"} <= {*settings_told} and "latent" not in settings_told
     done = call("info", trained, trained, "--html", tmp_path / "report.html")
     assert done.code == 0 and "These runs have the same settings." in (tmp_path / "report.html").read_text()
+
+
+def test_the_page_of_a_numbered_checkpoint_tells_nothing_later(trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    content, _ = checkpoint.load(folder / "ckpt.pt")
+    torch.save({**content, "step": 6}, folder / "ckpt-000006.pt")
+    report.write(folder / "ckpt-000006.pt", tmp_path / "page.html")
+    page = Reader((tmp_path / "page.html").read_text("utf-8"))
+    assert "Step 6 of" in page.all("p") and [frame["step"] for frame in page.moving["frames"]] == [3, 6]
+    assert all(max(line["steps"]) <= 6 for panel in page.moving["panels"] for line in panel["lines"])
+    report.write_several([folder / "ckpt-000006.pt", folder / "ckpt.pt"], tmp_path / "page.html")
+    verdicts = (tmp_path / "page.html").read_text("utf-8")
+    assert "run/ckpt-000006.pt" in verdicts and "<td>6</td>" in verdicts and "<td>12</td>" in verdicts
+
+
+def test_a_page_takes_no_other_files_place(trained: Path, tmp_path: Path) -> None:
+    """As of `info --html a/ckpt.pt b/ckpt.pt`, which means to compare two."""
+    folder = shutil.copytree(trained, tmp_path / "run")
+    before = (folder / "ckpt.pt").read_bytes()
+    for words in ((folder,), ()):
+        done = call("info", *words, "--html", folder / "ckpt.pt")
+        assert done.code == 2 and "name it with .html at its end" in done.err
+    assert (folder / "ckpt.pt").read_bytes() == before
+
+
+def test_info_and_the_page_judge_the_same_records(trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    facts = json.loads(call("info", folder, "--json").out)
+    with open(folder / "metrics.jsonl", "a") as log:
+        log.write("[1]\n")
+    assert json.loads(call("info", folder, "--json").out)["run"] == facts["run"]
 
 
 @pytest.mark.parametrize("content", ['{"step": 1', "5", '{"a": 1}'])

@@ -437,6 +437,10 @@ def test_where_a_frame_is_transparent_the_one_before_does_not_show(form: str, mo
 def test_what_cannot_move_is_refused(checkpoint: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = call("sample", toy, "-n", "2", "--interpolate", "3", "-o", "w.gif")
     assert (done.code, done.out) == (2, b"") and "points" in done.err
+    with monkeypatch.context() as patch:
+        patch.setattr(walk, "enlarged", lambda *_: pytest.fail("enlarges what is refused"))
+        done = call("sample", checkpoint, "-n", "2", "--interpolate", "2", "-o", "w.webp", "--scale", "2000")
+        assert done.code == 2 and "a frame of 32000x32000; .webp has sides of 16383 at most" in done.err
     monkeypatch.setitem(walk.LONGEST, ".webp", 2 * SIDE - 1)
     words = ("-n", "2", "--interpolate", "2", "-o", "w.webp")
     done = call("sample", checkpoint, *words, "--scale", "2")

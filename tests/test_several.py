@@ -312,6 +312,7 @@ def test_a_panel_has_points_bars_and_the_line_of_data() -> None:
 def test_long_names_leave_room_for_the_picture() -> None:
     assert plot.labels(["run/ckpt.pt", "a" * 30 + "/ckpt.pt"]) == ["run/ckpt.pt", "…" + "a" * 15 + "/ckpt.pt"]
     assert plot.labels(["/x/y/a/ckpt.pt", "/x/y/b"]) == ["a/ckpt.pt", "b"] and plot.labels(["/x/a"]) == ["a"]
+    assert plot.labels(["/x/a/"]) == ["a"] and plot.labels(["x/a/", "x/b/"]) == ["a", "b"]
     assert plot.labels(["a", "b/c"]) == ["a", "b/c"] and plot.labels(["/a", "/b"]) == ["a", "b"]
 
 

@@ -89,6 +89,11 @@ def load(path: str | Path, read: bytes | None = None) -> tuple[dict[str, Any], T
     """
     name = str(path)
     file = path if read is None else BytesIO(read)
+    if read is None:
+        try:
+            open(path, "rb").close()  # zipfile takes a file that it may not read for one that is no archive
+        except OSError as error:
+            raise UsageError(f"{name}: {error.strerror}") from None
     if not zipfile.is_zipfile(file):
         raise DataError(f"{name}: not a checkpoint of wgan, or one that was cut short; train writes them as ckpt.pt")
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import statistics
+import math
+from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -44,7 +45,21 @@ def column(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], 
 def running_median(values: Sequence[float]) -> list[float]:
     """The median around each value, over a twentieth of them all and at least five; fewer at the ends."""
     count, reach = len(values), max(2, len(values) // 40)
-    return [statistics.median(values[max(0, i - reach) : i + min(reach, i) + 1]) for i in range(count)]
+    window: list[float] = []  # in order, without NaN, which has no place in it
+    begin, end, medians = 0, 0, []
+    for i in range(count):
+        first, last = max(0, i - reach), min(count, i + min(reach, i) + 1)
+        for value in filter(_is_number, values[end:last]):
+            insort(window, value)
+        for value in filter(_is_number, values[begin:first]):
+            del window[bisect_left(window, value)]
+        begin, end = first, last
+        medians.append((window[(len(window) - 1) // 2] + window[len(window) // 2]) / 2 if window else math.nan)
+    return medians
+
+
+def _is_number(value: float) -> bool:
+    return not math.isnan(value)
 
 
 def write(run: Path) -> None:

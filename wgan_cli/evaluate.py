@@ -10,7 +10,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from .config import TrainConfig
 from .console import Console
 from .data.cache import cache_folder
 from .data.dataset import Dataset, unit
-from .features import features_of, load_features
+from .features import features_of
 from .rows import Lazy, Rows, chunks, kept, mapped
 from .sample import CHUNK, generate, latents, spread, to_output
 
@@ -152,7 +151,7 @@ def evaluate(
     count: int | None = None,  # N; by default 1000, or half of the data
     seed: int = 0,
     repeats: int = 1,
-    features: Path | None = None,  # a TorchScript or torch.export model
+    features: tuple[Callable[[Tensor], Tensor], str] | None = None,  # as of `load_features`
     train: Dataset | None = None,
     by_name: bool = False,  # the plan is what was asked for, whatever memory it takes
 ) -> Iterator[list[dict[str, Any]]]:
@@ -166,7 +165,7 @@ def evaluate(
     """
     config, device = runs[0].config, next(runs[0].generator.parameters()).device
     count = min(COUNT, len(data) // 2) if count is None else count
-    _check_count(data, count, console)
+    _check_count(data, count, len(runs), console)
     plan = [c for c in plan if c.group != "wasserstein" or _can_match(count, by_name, console)]
     _check_space(config, count, len(runs), plan, console)
     splits = [np.random.default_rng([seed + i, 2]).permutation(len(data))[: 2 * count] for i in range(repeats)]
@@ -174,9 +173,8 @@ def evaluate(
     real_space = "pixels" if config.size else "points"
     protocol = {"n": count, "seed": seed, "space": real_space, "shape": config.shape}
     protocol |= {"data_count": len(data), "data_fingerprint": data.fingerprint}
-    embed, trained = None, []
-    if features and any(comparison.space in ("features", "either") for comparison in plan):
-        embed, digest = load_features(features, device)
+    (embed, digest), trained = features or (None, ""), list[Lazy]()
+    if embed and any(comparison.space in ("features", "either") for comparison in plan):
         used = np.unique(np.concatenate(splits))
         of_data = features_of(data, used, embed, digest, device, console)
     if train and plan[-1].group == "train":
@@ -271,15 +269,17 @@ def _vectors(rows: Tensor) -> Tensor:
     return rows.flatten(start_dim=1)
 
 
-def _check_count(data: Dataset, count: int, console: Console) -> None:
+def _check_count(data: Dataset, count: int, runs: int, console: Console) -> None:
     if count <= metrics.K or 2 * count > len(data):
-        of_them = "" if data.chosen is None else " that were held out"
+        which = " that were held out" if runs == 1 else " that no checkpoint was trained on"
+        of_them = "" if data.chosen is None else which
         raise DataError(
             f"--data holds {len(data)}{of_them}, too few for N {count}: it takes 2N, half to compare with and half to "
             f"show what data give, and N must be {metrics.K + 1} or more"
         )
     if count < FEW:
-        console.notice(f"N {count} says little: under {FEW}, figures scatter widely; give more images")
+        advice = "take a larger -n" if len(data) >= 2 * FEW else "give more of them"
+        console.notice(f"N {count} says little: under {FEW}, figures scatter widely; {advice}")
 
 
 def _can_match(count: int, by_name: bool, console: Console) -> bool:

@@ -26,6 +26,7 @@ def steps(names: Sequence[str]) -> list[int] | None:
 
 def labels(names: Sequence[str]) -> list[str]:
     """The names without the folder that all are in, and of long ones the end: there is no room for more."""
+    names = [name.rstrip("/") or name for name in names]
     folder = names[0][: names[0].rfind("/") + 1]
     while folder and not all(name.startswith(folder) for name in names):
         folder = folder[: folder.rfind("/", 0, -1) + 1]

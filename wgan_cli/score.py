@@ -32,8 +32,9 @@ def score_images(
     items: Sequence[Item],
     numbers: Mapping[Item, int] | None = None,
     shard: tuple[int, int] = (1, 1),
-) -> Iterator[tuple[str, np.float32 | BadFile]]:
-    """(name, score) of each item in order, images prepared as in training; BadFile for one that cannot be read.
+) -> Iterator[tuple[str, np.float32 | BadFile, int]]:
+    """(name, score, number of its class) of each image in order, prepared as in training; BadFile for one that cannot
+    be read.
 
     numbers: of their classes, as `class_numbers` gives them. shard: only the i-th of n parts of the images, in whole
     batches, so that all parts give the very scores that one process gives. Decoding goes on in processes while the
@@ -50,8 +51,8 @@ def score_images(
         images = images.reshape(-1, *config.sides, config.channels)
         y = torch.tensor([numbers[item] for item, _ in good]) if numbers else None
         scores = iter(_critic_scores(critic, to_unit(torch.from_numpy(images)), y) if good else ())
-        for _, name, result in batch:
-            yield name, result if isinstance(result, BadFile) else next(scores)
+        for item, name, result in batch:
+            yield name, result if isinstance(result, BadFile) else next(scores), numbers[item] if numbers else 0
 
 
 def class_numbers(classes: Sequence[str], items: Sequence[Item], name: str | None) -> dict[Item, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from . import UsageError
 from .files import replacing
-from .sample import enlarged, generate, grid, to_image, to_output
+from .sample import GAP, enlarged, generate, grid, to_image, to_output
 
 # How Pillow writes each form: without loss, but for a GIF's 256 colours a frame; and the longest side it holds.
 FORMS: dict[str, dict[str, Any]] = {
@@ -51,14 +52,25 @@ def write_walk(
     )
     if images.ndim == 3:
         raise UsageError(f"-o {out}: a toy set's samples are points, which do not move; write them to one .png")
-    moments = [enlarged(images[:, moment], scale) for moment in range(len(rows))]
-    first, *rest = [to_image(each[0]) if len(each) == 1 else grid(each, columns) for each in moments]
     path = Path(out)
     form = path.suffix.lower()
-    if max(first.size) > (most := LONGEST.get(form, 2**31 - 1)):
-        raise UsageError(f"-o {out}: a frame of {first.width}x{first.height}; {form} has sides of {most} at most")
+    wide, high = _sides(images.shape, columns, scale)
+    if max(wide, high) > (most := LONGEST.get(form, 2**31 - 1)):
+        raise UsageError(f"-o {out}: a frame of {wide}x{high}; {form} has sides of {most} at most")
+    moments = [enlarged(images[:, moment], scale) for moment in range(len(rows))]
+    first, *rest = [to_image(each[0]) if len(each) == 1 else grid(each, columns) for each in moments]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         # Where a frame is transparent, a GIF's frame before would show through.
         options = FORMS[form] | ({"disposal": 2} if form == ".gif" and first.mode == "RGBA" else {})
         first.save(file, save_all=True, append_images=rest, duration=FRAME, loop=0, **options)
+
+
+def _sides(shape: tuple[int, ...], columns: int | None, scale: int) -> tuple[int, int]:
+    """(width, height) of a frame of images [K, N, H, W, C]: of one image, or `grid` of K."""
+    count, _, high, wide = shape[:4]
+    if count == 1:
+        return wide * scale, high * scale
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    rows = math.ceil(count / columns)
+    return columns * (wide * scale + GAP) + GAP, rows * (high * scale + GAP) + GAP

@@ -83,7 +83,7 @@ def main() -> None:
             return scores
 
         def critic_score() -> list[float]:
-            return [float(score) for _, score in score_images(critic, config, items)]  # type: ignore[arg-type]
+            return [float(score) for _, score, _ in score_images(critic, config, items)]  # type: ignore[arg-type]
 
         np.testing.assert_allclose(critic_score(), plain_loop(), rtol=1e-3, atol=1e-4)
         wgan, python = [str(Path(sys.executable).with_name("wgan"))], [sys.executable, "-c"]

@@ -17,7 +17,7 @@ from .. import UsageError
 from ..config import Range, TrainConfig
 from ..console import Console, printable
 from ..files import check_writable, newest_checkpoint
-from .options import any_path, command, device_option, null_option, option, seed_option, within
+from .options import any_path, check_stdout, command, device_option, null_option, option, seed_option, within
 
 
 @command(short_help="Distances between samples and held-out data.")
@@ -94,9 +94,11 @@ def evaluate(
     from ..data.source import open_source
     from ..device import keep_freed_memory
     from ..evaluate import Run, chosen, evaluate, marks
+    from ..features import load_features
     from ..plot import draw
     from ..reference import native_shape, parts
 
+    check_stdout()
     keep_freed_memory()
     if data == trained == "-":
         raise UsageError("--data -, --train -: standard input is one list; give the other by its name")
@@ -119,6 +121,7 @@ def evaluate(
     names = [] if figures is None else [name.strip() for name in figures.split(",")]
     given = {"--features": features, "--train": trained, "scipy": importlib.util.find_spec("scipy")}
     plan = chosen(config, names, [name for name, value in given.items() if value])
+    model = load_features(features, next(loaded[0][0].parameters()).device) if features else None
     named = {"--data": data, "--train": trained}
     sources = [open_source(name, sys.stdin.buffer, null, flag) for flag, name in named.items() if name]
     if any(bool(source.toy) == bool(config.size) for source in sources):
@@ -135,7 +138,7 @@ def evaluate(
         Run(name, generator, own, run.class_counts)
         for name, (generator, own, _), run in zip(checkpoints, loaded, known, strict=True)
     ]
-    asked: dict[str, Any] = {"count": count, "seed": seed, "repeats": repeats, "features": features, "train": seen}
+    asked: dict[str, Any] = {"count": count, "seed": seed, "repeats": repeats, "features": model, "train": seen}
     space, drawn = "pixels" if config.size else "points", []
     for number, records in enumerate(evaluate(runs, held, console, plan, **asked, by_name=bool(names))):
         drawn.append(records)

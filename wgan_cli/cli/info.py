@@ -14,7 +14,7 @@ import click
 from .. import UsageError
 from ..console import Console, printable, sparkline
 from ..files import check_writable, newest_checkpoint
-from .options import any_path, command, null_option, option, plain
+from .options import any_path, check_stdout, command, null_option, option, plain
 
 COMPARING = """
 Each run's estimate is of its own critic. To compare runs, compare their samples with the same images:
@@ -57,6 +57,7 @@ def info(
     --html writes one page that opens in a browser without a network, and prints its path; of several runs, a page
     that compares them.
     """
+    check_stdout()
     if html:
         _write_page(runs, html, data, null, skip_bad, as_json, console)
         return
@@ -92,24 +93,23 @@ def info(
 def _facts(path: Path) -> dict[str, Any]:
     """`run`, of its records, and `checkpoint`, as far as there are such."""
     from ..checkpoint import describe
-    from ..curve import column, read
+    from ..curve import column
+    from ..report import find
     from ..verdict import ADVICE, judge
 
     facts: dict[str, Any] = {}
     folder = path if path.is_dir() else path.parent
     if (log := folder / "metrics.jsonl").exists():
-        try:
-            records = read(log)
-            verdict = judge(records)
-            _, values = column(records, verdict.estimate)
-            facts["run"] = {
-                "verdict": verdict.word,
-                "reason": verdict.reason,
-                "advice": ADVICE[verdict.word],
-                "estimate_so_far": sparkline(values, 32),
-                **verdict.figures,
-            }
-        except (ValueError, TypeError, KeyError):
+        records = find(path).records
+        verdict = judge(records)
+        facts["run"] = {
+            "verdict": verdict.word,
+            "reason": verdict.reason,
+            "advice": ADVICE[verdict.word],
+            "estimate_so_far": sparkline(column(records, verdict.estimate)[1], 32),
+            **verdict.figures,
+        }
+        if not records and log.stat().st_size:
             facts["run"] = {"verdict": "unknown", "reason": f"{log.name} is not as train writes it"}
     if folder != path or (folder / "ckpt.pt").exists() or not log.exists():  # it may have saved nothing yet
         facts["checkpoint"] = describe(newest_checkpoint(path))
@@ -135,8 +135,10 @@ def _write_page(
 ) -> None:
     if as_json:
         raise UsageError("--json: goes without --html")
+    if out.suffix.lower() not in (".html", ".htm"):  # or a checkpoint that is named after --html would be lost
+        raise UsageError(f"--html {out}: a page; name it with .html at its end")
     if not runs:
-        raise UsageError(f"--html {out}: name a run, as in wgan info run/ --html {out}")
+        raise UsageError(f"--html {out}: name a run, as in wgan info run/ --html report.html")
     if data and len(runs) > 1:
         raise UsageError(f"--data {data}: is of one run, and {len(runs)} are named; leave it out or name one")
     if (null or skip_bad) and not data:

@@ -23,10 +23,12 @@ from .options import (
     within,
 )
 
+MOST = 2**31  # of images, of which even the numbers fill a machine
+
 
 @command(short_help="Draw samples from a checkpoint.")
 @checkpoint_argument()
-@option("-n", "--count", type=within(Range(1)), metavar="N", help="Number of samples.  [default: 64]")
+@option("-n", "--count", type=within(Range(1, MOST)), metavar="N", help="Number of samples.  [default: 64]")
 @option(
     "-o",
     "--out",
@@ -41,7 +43,7 @@ from .options import (
 )
 @option(
     "--interpolate",
-    type=within(Range(2)),
+    type=within(Range(2, MOST)),
     metavar="STEPS",
     help="Walk from each of the N latents to the next, a row a pair.  [N: 9]",
 )
@@ -49,8 +51,10 @@ from .options import (
 @option("--class", "class_name", metavar="NAME", help="Draw this class, or `all`: N of each, a row a class.")
 @option("--truncation", type=float, metavar="X", help="Draw latents again beyond this many deviations.")
 @option("--raw", is_flag=True, help="Weights of the last step, not their average.")
-@option("--nrow", type=within(Range(1)), metavar="N", help="Images in a row of the grid.")
-@option("--scale", type=within(Range(1)), metavar="N", help="Enlarge pixels of a grid or a walk to squares of side N.")
+@option("--nrow", type=within(Range(1, MOST)), metavar="N", help="Images in a row of the grid.")
+@option(
+    "--scale", type=within(Range(1, 4096)), metavar="N", help="Enlarge pixels of a grid or a walk to squares of side N."
+)
 @shard_option("Only the I-th of N parts of these images, for a folder or an array: N processes share the work.")
 @device_option()
 def sample(
@@ -121,9 +125,10 @@ def sample(
 
     generator, config, _ = network(checkpoint, "generator", device, raw)
     rows = sampling.latents(seed, range(first, first + count), config.latent, truncation)
-    stem = f"seed{seed}"
+    # Other pictures than those of the seed itself have another name.
+    stem = f"seed{seed}" + (f"-truncation{truncation:g}" if truncation else "") + ("-raw" if raw else "")
     if interpolate:
-        stem += f"-from{first}-step{interpolate}"  # other pictures than those of the seed itself
+        stem += f"-from{first}-step{interpolate}"
         rows = sampling.interpolate(rows, interpolate, loop)
         first, nrow = 0, nrow or (None if moving else interpolate)
     if moving:

@@ -75,13 +75,14 @@ def critic_score(
     listed = [path for name in paths for path in (read_paths(sys.stdin.buffer, null) if name == "-" else [name])]
     items = find_images(listed)
     numbers = class_numbers(config.classes, items, class_name)
-    stdout, scores, bad = sys.stdout.buffer, [], 0
-    for name, result in score_images(critic, config, items, numbers, shard):
+    stdout, scores, of_class, bad = sys.stdout.buffer, [], [], 0
+    for name, result, number in score_images(critic, config, items, numbers, shard):
         if isinstance(result, BadFile):
             bad += 1
             console.error(f"{name}: {result.reason}")
             continue
         scores.append(float(result))
+        of_class.append(number)
         stdout.write(_score_record(name, str(result), null, as_json))
         if not stdout.isatty():  # where a bar would run into the records
             done = len(scores) + bad
@@ -89,7 +90,7 @@ def critic_score(
     if summary and scores:
         generator, *_ = network(checkpoint, "generator", device)
         mean = sum(scores) / len(scores)
-        on_samples = mean_on_samples(critic, generator, config, len(scores), seed, [*numbers.values()])
+        on_samples = mean_on_samples(critic, generator, config, len(scores), seed, of_class if numbers else ())
         figures = {
             "images": len(scores),
             "mean_real": mean,

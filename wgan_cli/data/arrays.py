@@ -61,6 +61,8 @@ def open_array(path: Path) -> Iterator[tuple[IO[bytes], np.dtype[Any], tuple[int
                 yield stream, np.dtype(np.uint8), _checked_shape(shape)
     except WganError:
         raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
     except Exception as error:  # readers of archives raise nearly everything on broken input
         raise DataError(f"{path}: {str(error) or type(error).__name__}") from None
 

@@ -56,6 +56,7 @@ class Found(NamedTuple):
     path: Path  # of the checkpoint
     content: Mapping[str, Any] | None  # of the checkpoint
     missing: str  # why there is no checkpoint, if there is none
+    until: float = math.inf  # of a numbered checkpoint its step: nothing later is shown
 
     @property
     def step(self) -> int:
@@ -83,15 +84,11 @@ def find(path: Path) -> Found:
     except (OSError, ValueError):
         lines = []
     records = [{key: value for key, value in line.items() if _is_number(value)} for line in lines if type(line) is dict]
-    return Found(
-        printable(folder.resolve().name),
-        folder,
-        [record for record in records if "step" in record],
-        config,
-        path,
-        content,
-        missing,
-    )
+    name, until = folder.resolve().name, math.inf
+    if content and path.name != "ckpt.pt":
+        name, until = f"{name}/{path.name}", content["step"]
+    records = [record for record in records if record.get("step", math.inf) <= until and "step" in record]
+    return Found(printable(name), folder, records, config, path, content, missing, until)
 
 
 def _is_number(value: Any) -> bool:
@@ -210,7 +207,7 @@ def _curves(moving: Mapping[str, Any]) -> str:
 
 
 def _samples(found: Found, moving: dict[str, Any]) -> str:
-    shots = frames(found.folder, found.config, found.content["step"] if found.content else 0)
+    shots = frames(found.folder, found.config, found.content["step"] if found.content else 0, found.until)
     if not shots:
         return part("samples", "Samples over the steps", lacking("There are no samples yet."))
     moving["frames"] = shots
@@ -320,7 +317,7 @@ def _newest(runs: Sequence[Found]) -> str:
     tiles = []
     for found in runs:
         step = found.content["step"] if found.content else 0
-        shots = frames(found.folder, found.config, step, 0)
+        shots = frames(found.folder, found.config, step, found.until, 0)
         told = f"{text(found.name)}, step {shots[-1]['step']:,}" if shots else f"{text(found.name)}: no samples yet"
         image = f'<img src="{shots[-1]["src"]}" alt="samples of {text(found.name)}">' if shots else ""
         tiles.append(f"<figure>{image}<figcaption>{told}</figcaption></figure>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 from collections.abc import Iterator, Mapping
 from io import BytesIO
@@ -21,6 +22,7 @@ from ..data.seen import Seen
 from ..data.split import permutation
 from ..networks import build_critic, build_generator
 from ..sample import GAP, generate, interpolate, latents, to_image, to_output
+from ..walk import once
 
 SAMPLE_BYTES = 240_000  # of all grids of samples on a page; of many steps, an even choice is shown
 SAMPLE_PIXELS = 400_000  # of a grid; of a larger one the first rows are shown
@@ -51,16 +53,21 @@ def evenly(count: int, most: int) -> list[int]:
 # ---- Samples over the steps
 
 
-def frames(folder: Path, config: TrainConfig | None, step: int, budget: int = SAMPLE_BYTES) -> list[dict[str, Any]]:
+def frames(
+    folder: Path, config: TrainConfig | None, step: int, until: float = math.inf, budget: int = SAMPLE_BYTES
+) -> list[dict[str, Any]]:
     """{step, src, width, height} of an even choice of the grids in samples/, the newest as the last; unreadable ones
     are left out.
 
-    step: of the newest checkpoint, which samples/newest.png was drawn with if no numbered grid was.
+    step: of the newest checkpoint, which samples/newest.png was drawn with if no numbered grid was. until: the last
+    step that is looked at.
     """
     numbered = sorted((int(file.stem), file) for file in folder.glob("samples/*.png") if file.stem.isdecimal())
     newest = folder / "samples" / "newest.png"
     if newest.exists() and not (numbered and numbered[-1][1].read_bytes() == newest.read_bytes()):
         numbered.append((max([step, *(number for number, _ in numbered)]), newest))
+    if until < math.inf:  # newest.png may be of any step
+        numbered = [(number, file) for number, file in numbered if number <= until and file != newest]
     last = next(_read(numbered[::-1], config, 2 * LOSSLESS), None)
     middle = next(_read(numbered[len(numbered) // 2 :], config), None)
     if not last or not middle:
@@ -103,8 +110,7 @@ def walk(config: TrainConfig, content: Mapping[str, Any], path: Path) -> dict[st
     total = STOPS * BETWEEN
     count = min(WALKS, max(1, WALK_PIXELS // (total * high * wide)))
     stops = latents(config.seed, range(count * STOPS), config.latent).reshape(count, STOPS, -1)
-    legs = [interpolate(np.concatenate([ends, ends[:1]]), BETWEEN + 1) for ends in stops]
-    rows = np.concatenate([leg.reshape(STOPS, BETWEEN + 1, -1)[:, :-1].reshape(total, -1) for leg in legs])
+    rows = np.concatenate([once(interpolate(ends, BETWEEN + 1, loop=True), BETWEEN + 1, loop=True) for ends in stops])
     numbers = np.arange(count) % max(1, len(config.classes))
     y = np.repeat(numbers, total) if config.classes else None
     images = np.concatenate([to_output(chunk) for chunk in generate(generator, rows, y=y)])
