@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wgan_cli import ops
 from wgan_cli.config import TrainConfig
 from wgan_cli.networks import build_critic, build_generator
-from wgan_cli.networks.network import Critic, DiscriminativeBasis, PiecewiseLinear, Residual, SumPool
+from wgan_cli.networks.network import Critic, DiscriminativeBasis, PiecewiseLinear, Residual
 from wgan_cli.networks.resampling import ConvMeanPool, Shrink
 from wgan_cli.penalty import between, critic_penalty, draw_points, input_gradient
 from wgan_cli.variants import Cost, Penalty
@@ -134,8 +134,8 @@ def test_every_layer_with_a_transpose_gives_autograds_gradient() -> None:
         nn.AvgPool2d(2),
         nn.ReLU(),
         Residual(nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, 1, bias=False)),
-        SumPool(),
-        nn.Linear(6, 1),
+        nn.Flatten(),
+        nn.Linear(6 * 3 * 3, 1),
     )
     shrinking = nn.Sequential(Shrink(), ConvMeanPool(2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 3 * 3, 1))
     folding = nn.Sequential(nn.Conv2d(2, 3, 3), nn.LeakyReLU(0.2), DiscriminativeBasis(3, (8, 8)), nn.Linear(3, 1))
@@ -189,6 +189,7 @@ def test_each_cost_of_a_gradient_of_norm_5(cost: Cost, expected: float) -> None:
         penalty.backward()
         assert critic.weight.grad is not None
         assert norms.tolist() == pytest.approx([5 * scale] * 4)
+        assert penalty.dtype == norms.dtype == torch.float64
         return penalty.item(), float(critic.weight.grad @ weight)
 
     here, slope = value(1.0)

@@ -22,7 +22,7 @@ from wgan_cli.data.dataset import Batch, Dataset, to_pixels
 from wgan_cli.networks import ARCHITECTURES, build_critic, build_generator, parameter_count
 from wgan_cli.networks.halving import Doubling
 from wgan_cli.networks.network import Network, PiecewiseLinear, Residual
-from wgan_cli.networks.resampling import BlurredDoubling, ConvMeanPool, Shrink, UpsampleConv
+from wgan_cli.networks.resampling import BlurredDoubling, ConvMeanPool, Grow, Shrink, UpsampleConv
 from wgan_cli.schedule import within
 from wgan_cli.state import State, new_state, restored_state
 from wgan_cli.step import critic_step, generator_step
@@ -180,11 +180,21 @@ def test_in_bfloat16_shrinking_convolves_in_float32() -> None:
 
 
 def test_doubling_in_r3_weighs_pixels_by_1_3_3_1_too() -> None:
-    """nn.Upsample, away from the border: four times the transpose of shrinking."""
-    (up, *_) = [m for m in build_generator(small("r3")).modules() if isinstance(m, nn.Upsample)]
+    """Away from the border: four times the transpose of shrinking."""
+    (up, *_) = [m for m in build_generator(small("r3")).modules() if isinstance(m, Grow)]
     x = torch.randn(1, 2, 8, 8)
     inner = (..., slice(2, -2), slice(2, -2))
     torch.testing.assert_close(up(x)[inner], 4 * Shrink().transposed(x)[inner])
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 16), (3, 1)])
+def test_doubling_by_a_convolution_is_torchs_doubling(size: tuple[int, int]) -> None:
+    """And so is its gradient, which on a GPU has one order of its sums."""
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    ours, theirs = Grow.convolved(x), Grow()(x)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn_like(ours)
+    torch.testing.assert_close(*(torch.autograd.grad(way, x, weights)[0] for way in (ours, theirs)))
 
 
 @pytest.mark.parametrize(("maps", "side"), [((3, 5), 8), ((130, 128), 4), ((130, 130), 8)])

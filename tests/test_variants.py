@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from wgan_cli import losses
 from wgan_cli.config import TrainConfig
@@ -198,3 +199,19 @@ def test_spectral_norm_brings_each_layer_to_1_by_one_step_of_the_power_method_a_
     weights = [layer.weight.clone() for layer in layers]
     critic(image)
     assert all(layer.weight.equal(weight) for layer, weight in zip(layers, weights, strict=True))
+
+
+def test_spectral_norms_are_found_outside_of_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it would take them in 16 bits."""
+    seen = []
+    real = torch.nn.utils.parametrizations._SpectralNorm.forward
+
+    def forward(self: Any, weight: Tensor) -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return real(self, weight)
+
+    critic = build_critic(TrainConfig(variant="hinge", size=16, channels=1, width=4))
+    monkeypatch.setattr(torch.nn.utils.parametrizations._SpectralNorm, "forward", forward)
+    with torch.autocast("cpu", torch.bfloat16):
+        critic(torch.zeros(2, 1, 16, 16))
+    assert seen and not any(seen)

@@ -70,10 +70,19 @@ class Critic(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         with parametrize.cached():  # of a spectral norm, whose power method goes a step at each use of a weight
+            if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+                self._normalise(x.device.type)
             if self.classes is None:
                 return self.net(x).squeeze(1)
             features = self.net[:-1](x)
             return self.net[-1](features).squeeze(1) + (self.classes(y) * features).sum(1)
+
+    def _normalise(self, device: str) -> None:
+        """Have the weights of this pass under a spectral norm. Autocast would take the norms in 16 bits on a GPU."""
+        with torch.autocast(device, enabled=False):
+            for layer in self.modules():
+                if parametrize.is_parametrized(layer, "weight"):
+                    _ = layer.weight
 
 
 class Residual(nn.Module):
@@ -86,13 +95,6 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.branch(x) + self.skip(x)
-
-
-class SumPool(nn.Module):
-    """[B, C, H, W] -> [B, C]: the sum over the pixels, as SNGAN's critics have it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sum(dim=(2, 3))
 
 
 class GenerativeBasis(nn.Module):
@@ -215,7 +217,6 @@ _TRANSPOSES: dict[type[nn.Module], Callable[..., Tensor]] = {
     Shrink: lambda layer, gradient, before, after: layer.transposed(gradient),
     DiscriminativeBasis: lambda layer, gradient, before, after: gradient[:, :, None, None] * layer.weight[:, 0],
     nn.AvgPool2d: _average_pool,
-    SumPool: lambda layer, gradient, before, after: gradient[:, :, None, None].expand(before.shape),
     nn.ZeroPad2d: _crop,
     nn.Flatten: lambda layer, gradient, before, after: gradient.view(before.shape),
     nn.Identity: lambda layer, gradient, before, after: gradient,

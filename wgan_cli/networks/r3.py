@@ -43,11 +43,12 @@ def generator(config: TrainConfig) -> Network:
     from torch import nn
 
     from .network import GenerativeBasis, Network
+    from .resampling import Grow
 
     maps = _maps(config)[::-1]
     layers = _blocks(maps[0])
     for before, after in pairwise(maps):
-        layers += [*_widths(before, after), nn.Upsample(scale_factor=2, mode="bilinear"), *_blocks(after)]
+        layers += [*_widths(before, after), Grow(), *_blocks(after)]
     network = Network(
         project=nn.Linear(config.latent, maps[0], bias=False),
         basis=GenerativeBasis(maps[0], grid(config.sides)),
