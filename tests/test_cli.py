@@ -759,7 +759,9 @@ def test_a_time_limit_ends_with_75_and_the_command_to_go_on(images: Path, traine
     done = call(*words)
     assert (done.code, done.out) == (75, b"")
     *_, stopped, again, following = done.err.splitlines()
-    assert following == "Next: wgan sample b/ckpt.pt -n 64 -o grid.png" and Path("b/samples/newest.png").exists()
+    assert (
+        following == "Next: wgan sample b/ckpt.pt -n 64 --seed 1 -o grid.png" and Path("b/samples/newest.png").exists()
+    )
     assert stopped == "Stopped by the time limit at step 1 of 4, saved in b/ckpt.pt"
     assert again == f"To go on: {shlex.join(['wgan', *words])}"
     for step in (2, 3):

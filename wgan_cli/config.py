@@ -288,7 +288,8 @@ def resolve(
     variant = given.get("variant", general["variant"])
     arch = given.get("arch", points.get("arch", general["arch"]))
     if preset == "fast" and FAST_FOR != {"variant": variant, "arch": arch}:
-        raise UsageError("--preset fast: found for --variant gp and --arch dcgan; leave it out, or these")
+        why = "is for images" if points else "found for --variant gp and --arch dcgan"
+        raise UsageError(f"--preset fast: {why}; leave it out{'' if points else ', or these'}")
     paper = VARIANTS[variant].defaults
     optimizer = given.get("optimizer", paper["optimizer"])
     if optimizer != paper["optimizer"]:
@@ -319,7 +320,7 @@ def resolve(
     }
     for name, reason in unused.items():
         if reason and name in given:
-            other = "architecture" if name in ("upsample", "generator_norm") else "variant or optimizer"
+            other = "variant" if name in ("clip", "gp_weight") else "optimizer" if name == "betas" else "architecture"
             raise UsageError(f"{flag(name)} {given[name]}: {reason}; leave the flag out or choose another {other}")
         if reason:
             values[name], origins[name] = None, "not used"

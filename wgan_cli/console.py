@@ -71,7 +71,7 @@ class Console:
         figures = [f"{label} {done}/{total}"]
         if count > 0:
             rate = count / seconds
-            figures += [f"{rate:.3g}/s", f"{duration((total - done) / rate)} left"]
+            figures += [f"{rate:.0f}/s" if rate >= 100 else f"{rate:.3g}/s", f"{duration((total - done) / rate)} left"]
         figures += [f"{name} {value:.4g}" for name, value in (facts or {}).items()]
         text = " · ".join(figures)
         if not self.animated:

@@ -27,6 +27,7 @@ TITLES = {
     "generator_loss": "generator loss",
     "critic_loss": "critic loss",
 }
+FEW = 40  # values
 TRAINING, HELDOUT = "#1f5fa8", "#d9660f"
 
 
@@ -43,12 +44,16 @@ def column(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], 
 
 
 def running_median(values: Sequence[float]) -> list[float]:
-    """The median around each value, over a twentieth of them all and at least five; fewer at the ends."""
+    """The median around each value, over a twentieth of them all and at least five; fewer at the ends.
+
+    Of few values the last stands for itself, as the first does: with those before, a rise would end level.
+    """
     count, reach = len(values), max(2, len(values) // 40)
     window: list[float] = []  # in order, without NaN, which has no place in it
     begin, end, medians = 0, 0, []
     for i in range(count):
-        first, last = max(0, i - reach), min(count, i + min(reach, i) + 1)
+        back = reach if count >= FEW else min(reach, count - 1 - i)
+        first, last = max(0, i - back), min(count, i + min(back, i) + 1)
         for value in filter(_is_number, values[end:last]):
             insort(window, value)
         for value in filter(_is_number, values[begin:first]):

@@ -106,7 +106,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: Any, config: Tra
 
 
 def check_same(out: Path, old: TrainConfig, new: TrainConfig) -> None:
-    if changed := [f"{flag(name)} was {before}, now {now}" for name, before, now in differences(old, new)]:
+    found = [(name, *("not used" if v is None else v for v in values)) for name, *values in differences(old, new)]
+    if changed := [f"{flag(name)} was {before}, now {now}" for name, before, now in found]:
         raise UsageError(
             f"{out} holds a run with other settings: {'; '.join(changed)}. "
             "Repeat its settings to go on, choose another -o, or start anew there with --force"

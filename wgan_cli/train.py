@@ -29,6 +29,7 @@ from .watch import COMPARE_EVERY, check_alike, check_steps, check_weights, compa
 
 FIRST_SAVE, SAVE_AFTER = 60.0, 600.0  # seconds to the first checkpoint and grid, and between later ones at most
 PACE_AFTER = 15.0  # seconds of training, before the length of the run is told
+WARM, ENOUGH = 2, 5  # batches that the pace leaves out, and those that it is taken of at least
 IN_TIME = 0.97  # of the time left, that steps are taken in: the end is saved and drawn
 LONG = 3600.0  # seconds of a run that a faster way is named for
 
@@ -96,7 +97,7 @@ def train(
     unchecked: list[tuple[int, dict[str, Tensor]]] = []  # (step, figures): to look at one waits for the device
     first, first_step = state.batches, state.step
     redraw, save_by = began + 100, began + FIRST_SAVE
-    pace_told, reason = fits, None  # where the time is known, it is not told
+    pace_told, warm_at, reason = fits, 0.0, None  # where the time is known, it is not told
     batches = feed(training, config.batch, config.seed, device, distributed.share(), data_memory)
     critic, generator = graph.steps(state, console, graphs, critic_step, generator_step)
     with run.recording(state, tensorboard), arithmetic(device, config.precision):
@@ -109,10 +110,11 @@ def train(
                     figures = critic(state, batch)
                     batches.ahead(state.batches)
                 unchecked.append((state.step + 1, figures))
-                seconds = time.monotonic() - began
-                if not pace_told and seconds >= PACE_AFTER:
+                seconds, done = time.monotonic() - began, state.batches - first - WARM
+                warm_at = seconds if done <= 0 else warm_at
+                if not pace_told and seconds >= PACE_AFTER and done >= ENOUGH:
                     pace_told = True
-                    _tell_pace(state, seconds / (state.batches - first), console, faster)
+                    _tell_pace(state, (seconds - warm_at) / done, console, faster)
                 if state.batches < due:  # amid a step, which may be long
                     ends = stop.code()
                     if ends == TIME_LIMIT and state.step == first_step:

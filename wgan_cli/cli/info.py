@@ -64,6 +64,8 @@ def info(
     if data or null or skip_bad:
         raise UsageError("--data, -0 and --skip-bad go with --html")
 
+    import torch
+
     from .. import checkpoint as checkpoints
     from .. import ops
     from ..data.cache import cache_folder
@@ -72,7 +74,7 @@ def info(
     facts: dict[str, Any] = {
         **checkpoints.versions(),
         "device": str(pick_device("auto")),
-        "kernels": ops.kernels_state(),
+        "kernels": ops.kernels_state() + ("" if torch.cuda.is_available() else "; without a GPU none is needed"),
         "cache": str(cache_folder()),
     }
     found = [_facts(path) for path in runs]

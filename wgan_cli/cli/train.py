@@ -41,7 +41,7 @@ DATA, NETWORKS, LOSS, OPTIMIZER, RUN, OUTPUT = "Data", "Networks", "Loss", "Opti
 
 
 def _variants_text() -> str:
-    rows = [f"{name:5} {record.summary:45} {record.paper}" for name, record in VARIANTS.items()]
+    rows = [f"{name:6} {record.summary:45} {record.paper}" for name, record in VARIANTS.items()]
     return "\b\nVariants:\n" + "\n".join(f"  {row}" for row in rows)
 
 
@@ -70,7 +70,8 @@ def _variants_text() -> str:
     "--time-limit",
     metavar="TIME",
     callback=seconds,
-    help="Save and exit 75 after this time, as in 30m, or fit the steps of --preset fast to it.",
+    help="Save and exit 75 after this time, as in 30m (without a unit: seconds), or fit the steps of --preset fast "
+    "to it.",
 )
 @option("--dry-run", is_flag=True, help="Show each setting and where it comes from, and exit.")
 @option("--force", is_flag=True, help="Start anew in a folder that holds another run.")
@@ -238,7 +239,7 @@ def train(
     where = pick_device(device, here.local_rank if here.size > 1 else None)
     source, labels = open_source(data, sys.stdin.buffer, null, out=out), None
     check_apart(source, out)
-    begun, next_line = False, f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 -o grid.png"
+    begun, next_line = False, f"Next: wgan sample {shlex.quote(str(out / 'ckpt.pt'))} -n 64 --seed 1 -o grid.png"
     try:
         with nullcontext() if dry_run else stop, nullcontext() if dry_run else joined(where, hang_limit):
             facts = dict[str, Any]()
@@ -271,7 +272,12 @@ def train(
                 console.notice(f"{told} on this machine, as timed with made-up images")
                 console.notice(f"{step_memory(config)} of memory")
             if here.leads:
-                check_folder(out, config, force)  # before the images are read, which may take long
+                try:
+                    check_folder(out, config, force)  # before the images are read, which may take long
+                except UsageError:
+                    if not dry_run:
+                        console.notice(said)  # the preset may be what differs
+                    raise
             if dry_run:
                 return
             of_data: dict[str, Any] = {

@@ -211,7 +211,7 @@ def _check_count(source: Source, count: int, batch: int) -> None:
     if not count:
         raise DataError(f"{source.told}: no image in it can be used")
     if count < batch:
-        what, advice = ("points", "") if source.toy else ("images", "add images or ")
+        what, advice = ("points", "") if source.toy else ("image" if count == 1 else "images", "add images or ")
         raise DataError(f"{source.told}: {count} {what}, fewer than --batch {batch}; {advice}take a smaller batch")
 
 
