@@ -13,7 +13,7 @@ from test_evaluate import write_model
 from tiny import call
 from torch import Tensor, nn
 
-from wgan_cli import evaluate, features
+from wgan_cli import features
 from wgan_cli.console import Console
 from wgan_cli.data.cache import cache_folder
 from wgan_cli.data.dataset import Dataset
@@ -36,7 +36,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return count, digest
 
-    monkeypatch.setattr(evaluate, "load_features", watched)
+    monkeypatch.setattr(features, "load_features", watched)
     return seen
 
 
@@ -114,6 +114,6 @@ def test_a_model_that_fails_leaves_nothing(checkpoint: Path, images: Path, monke
 
         return embed, "0" * 16
 
-    monkeypatch.setattr(evaluate, "load_features", load)
+    monkeypatch.setattr(features, "load_features", load)
     assert call("evaluate", checkpoint, "--data", images, "--features", images / "00.png").code == 130
     assert kept() == [] and list(cache_folder().glob(".*.tmp")) == []

@@ -506,14 +506,17 @@ def test_info_of_several_runs_tells_of_each(trained: Path, tmp_path: Path) -> No
         (("RUN", "--html", "x.html", "--json"), "--json"),
         (("RUN", "--data", "imgs"), "go with --html"),
         (("RUN", "RUN", "--html", "x.html", "--data", "imgs"), "--data imgs"),
-        (("RUN", "--html", "RUN"), "is a folder"),
-        (("RUN", "--html", "pipe"), "no regular file"),
+        (("RUN", "--html", "folder.html"), "is a folder"),
+        (("RUN", "--html", "pipe.html"), "no regular file"),
         (("RUN", "--html", "x.html", "--data", "none"), "no such file"),
     ],
 )
-def test_what_does_not_go_together(words: tuple[str, ...], said: str, trained: Path) -> None:
-    if not Path("pipe").is_fifo():  # not /dev/null, which is a plain file in some containers
-        os.mkfifo("pipe")
+def test_what_does_not_go_together(
+    words: tuple[str, ...], said: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.html").mkdir()
+    os.mkfifo("pipe.html")  # not /dev/null, which is a plain file in some containers
     done = call("info", *(trained if word == "RUN" else word for word in words))
     assert done.code == 2 and said in done.err and done.out == b"" and not Path("x.html").exists()
 

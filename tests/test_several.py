@@ -16,7 +16,7 @@ import pytest
 from test_evaluate import write_model
 from tiny import call, new_run, save
 
-from wgan_cli import evaluate, metrics, plot
+from wgan_cli import evaluate, features, metrics, plot
 from wgan_cli.cli.evaluate import _value
 
 needs_scipy = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="no scipy: pip install scipy")
@@ -111,7 +111,7 @@ def test_nothing_but_what_is_asked_for_is_computed(
     for name in idle:
         monkeypatch.setattr(metrics, name, never)
     if not {"fid", "kid", "train", "density", "coverage"} & set(asked.replace(" ", "").split(",")):
-        monkeypatch.setattr(evaluate, "load_features", never)
+        monkeypatch.setattr(features, "load_features", never)
     assert records(*words, "--figures", asked) == [whole[name] for name in found]
 
 

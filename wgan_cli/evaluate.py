@@ -174,7 +174,7 @@ def evaluate(
     protocol = {"n": count, "seed": seed, "space": real_space, "shape": config.shape}
     protocol |= {"data_count": len(data), "data_fingerprint": data.fingerprint}
     (embed, digest), trained = features or (None, ""), list[Lazy]()
-    if embed and any(comparison.space in ("features", "either") for comparison in plan):
+    if embed:
         used = np.unique(np.concatenate(splits))
         of_data = features_of(data, used, embed, digest, device, console)
     if train and plan[-1].group == "train":

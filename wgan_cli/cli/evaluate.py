@@ -121,7 +121,9 @@ def evaluate(
     names = [] if figures is None else [name.strip() for name in figures.split(",")]
     given = {"--features": features, "--train": trained, "scipy": importlib.util.find_spec("scipy")}
     plan = chosen(config, names, [name for name, value in given.items() if value])
-    model = load_features(features, next(loaded[0][0].parameters()).device) if features else None
+    model = None
+    if features and any(comparison.space in ("features", "either") for comparison in plan):
+        model = load_features(features, next(loaded[0][0].parameters()).device)
     named = {"--data": data, "--train": trained}
     sources = [open_source(name, sys.stdin.buffer, null, flag) for flag, name in named.items() if name]
     if any(bool(source.toy) == bool(config.size) for source in sources):

@@ -27,6 +27,7 @@ from ..config import (
     UPSAMPLES,
     Range,
     TrainConfig,
+    differences,
     resolve,
 )
 from ..console import Console, duration, in_short, in_words
@@ -275,8 +276,8 @@ def train(
                 try:
                     check_folder(out, config, force)  # before the images are read, which may take long
                 except UsageError:
-                    if not dry_run:
-                        console.notice(said)  # the preset may be what differs
+                    if known and {name for name, *_ in differences(known, config)} - given.keys() and not dry_run:
+                        console.notice(said)  # the preset is what differs
                     raise
             if dry_run:
                 return
