@@ -48,6 +48,15 @@ def test_the_running_median() -> None:
     assert curve.running_median(line)[:195] == line[:195]  # over eleven, none of them moved
 
 
+def test_of_few_values_each_is_a_dot() -> None:
+    """A single comparison makes no line."""
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    for count, marker in ((1, "o"), (curve.FEW, "None")):
+        axes = figure.add_subplot()
+        curve.draw_estimate(axes, [{"step": i, "js_training": 0.5} for i in range(count)], "js")
+        assert [line.get_marker() for line in axes.lines if line.get_label() == "training data"] == [marker]
+
+
 def test_the_sparkline() -> None:
     assert sparkline([]) == ""
     assert sparkline([3.0]) == "█" and sparkline([0.0, 0.0]) == "▁▁"

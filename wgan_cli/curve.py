@@ -88,7 +88,7 @@ def write(run: Path) -> None:
         axes = figure.add_subplot(small[place // 2, place % 2])
         steps, values = column(records, name)
         axes.plot(steps, values, color=TRAINING, alpha=0.3, linewidth=0.7)
-        axes.plot(steps, running_median(values), color=TRAINING, linewidth=1.6)
+        _draw_medians(axes, steps, values, TRAINING)
         axes.locator_params(axis="x", nbins=4)
         axes.set_xlim(main.get_xlim())
         if axes.get_ylim()[0] > 0:
@@ -109,8 +109,14 @@ def draw_estimate(axes: Any, records: Sequence[Mapping[str, Any]], estimate: str
     for part, color, label in (("training", TRAINING, "training data"), ("heldout", HELDOUT, "held-out data")):
         steps, values = column(records, f"{estimate}_{part}")
         if steps:
-            axes.plot(steps, running_median(values), color=color, linewidth=1.6, label=label)
+            _draw_medians(axes, steps, values, color, label)
     zoom(axes)
+
+
+def _draw_medians(axes: Any, steps: list[int], values: list[float], color: str, label: str | None = None) -> None:
+    """As a line, and of few values as dots too: one alone makes no line."""
+    dots = {"marker": "o", "markersize": 3} if len(values) < FEW else {}
+    axes.plot(steps, running_median(values), color=color, linewidth=1.6, label=label, **dots)
 
 
 def zoom(axes: Any) -> None:
