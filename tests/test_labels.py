@@ -381,10 +381,14 @@ def test_the_summary_counts_the_images_of_arrays(run: Path, tmp_path: Path) -> N
     np.save(tmp_path / "dark/x.npy", rows[9:])
     (tmp_path / "dark/bad.png").write_bytes(b"")
     apart = pictures(tmp_path / "apart", {"bright": 9, "dark": 3})
-    mean = r"images 12 .* mean_samples (\S+)"
+    bright = pictures(tmp_path / "one", {"bright": 12})
     some = [tmp_path / path for path in ("bright/x.npy", "dark/x.npy", "dark/bad.png")]
-    found = [re.search(mean, call("critic-score", run, *paths, "--summary").err) for paths in (some, [apart])]
-    assert all(found) and found[0][1] == found[1][1]  # type: ignore[index]
+    found = []
+    for paths in (some, [apart], [bright]):
+        told = re.search(r"images 12 .* mean_samples (\S+)", call("critic-score", run, *paths, "--summary").err)
+        assert told
+        found.append(told[1])
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_stop_between_steps_changes_no_byte_with_classes(run: Path, tmp_path: Path) -> None:
