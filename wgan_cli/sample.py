@@ -189,12 +189,17 @@ def grid(samples: NDArray[Any], columns: int | None = None) -> Image.Image:
     if samples.ndim == 2:
         return scatter(samples)
     count, height, width, channels = samples.shape
-    columns = min(columns or math.ceil(math.sqrt(count)), count)
-    rows = math.ceil(count / columns)
+    columns, rows = layout(count, columns)
     cells = np.pad(samples, ((0, rows * columns - count), (GAP, 0), (GAP, 0), (0, 0)))
     lines = cells.reshape(rows, columns, height + GAP, width + GAP, channels).swapaxes(1, 2)
     canvas = lines.reshape(rows * (height + GAP), columns * (width + GAP), channels)
     return to_image(np.pad(canvas, ((0, GAP), (0, GAP), (0, 0))))
+
+
+def layout(count: int, columns: int | None) -> tuple[int, int]:
+    """(columns, rows) of a grid of so many images: as square as can be unless `columns` says."""
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    return columns, math.ceil(count / columns)
 
 
 def to_image(pixels: NDArray[np.uint8]) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import nn
 
 from . import UsageError
 from .files import replacing
-from .sample import GAP, enlarged, generate, grid, to_image, to_output
+from .sample import GAP, enlarged, generate, grid, layout, to_image, to_output
 
 # How Pillow writes each form: without loss, but for a GIF's 256 colours a frame; and the longest side it holds.
 FORMS: dict[str, dict[str, Any]] = {
@@ -71,6 +70,5 @@ def _sides(shape: tuple[int, ...], columns: int | None, scale: int) -> tuple[int
     count, _, high, wide = shape[:4]
     if count == 1:
         return wide * scale, high * scale
-    columns = min(columns or math.ceil(math.sqrt(count)), count)
-    rows = math.ceil(count / columns)
-    return columns * (wide * scale + GAP) + GAP, rows * (high * scale + GAP) + GAP
+    across, down = layout(count, columns)
+    return across * (wide * scale + GAP) + GAP, down * (high * scale + GAP) + GAP
