@@ -480,6 +480,17 @@ def test_info_and_the_page_judge_the_same_records(trained: Path, tmp_path: Path)
     assert json.loads(call("info", folder, "--json").out)["run"] == facts["run"]
 
 
+def test_info_reads_a_checkpoint_once(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, loaded = checkpoint.load, list[Path]()
+
+    def load(path: Path) -> Any:
+        loaded.append(path)
+        return read(path)
+
+    monkeypatch.setattr(checkpoint, "load", load)
+    assert call("info", trained).code == 0 and loaded == [trained / "ckpt.pt"]
+
+
 @pytest.mark.parametrize("content", ['{"step": 1', "5", '{"a": 1}'])
 def test_info_tells_of_a_checkpoint_beside_foreign_records(content: str, trained: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(trained, tmp_path / "other")

@@ -181,9 +181,9 @@ def _check_plain(content: Any) -> None:
         seen.add(mark)
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, in plain figures. `steps` is None of a run whose steps a time limit sets."""
-    content, config = load(path)
+def describe(path: Path, content: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """What a checkpoint holds, as `load` gives it, in plain figures. `steps` is None of a run whose steps a time limit
+    sets."""
     settings = config.as_dict()
     settings |= {"steps": None} if config.by_time else {}
     return {

@@ -7,6 +7,7 @@ import logging
 import math
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
+from itertools import filterfalse
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -54,17 +55,13 @@ def running_median(values: Sequence[float]) -> list[float]:
     for i in range(count):
         back = reach if count >= FEW else min(reach, count - 1 - i)
         first, last = max(0, i - back), min(count, i + min(back, i) + 1)
-        for value in filter(_is_number, values[end:last]):
+        for value in filterfalse(math.isnan, values[end:last]):
             insort(window, value)
-        for value in filter(_is_number, values[begin:first]):
+        for value in filterfalse(math.isnan, values[begin:first]):
             del window[bisect_left(window, value)]
         begin, end = first, last
         medians.append((window[(len(window) - 1) // 2] + window[len(window) // 2]) / 2 if window else math.nan)
     return medians
-
-
-def _is_number(value: float) -> bool:
-    return not math.isnan(value)
 
 
 def write(run: Path) -> None:

@@ -27,9 +27,8 @@ def critic_penalty(
         mean, norms = ops.gradient_penalty(gradient, penalty.weight, cost.target, cost.one_sided)
         return weight * mean, norms
     assert cost.target == 0
-    squares = (
-        gradient.to(torch.promote_types(gradient.dtype, torch.float32)).square().flatten(1).sum(1)
-    )  # their root has no slope at 0
+    wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    squares = wide.square().flatten(1).sum(1)  # their root has no slope at 0
     return weight * penalty.weight * squares.pow(cost.power / 2).mean(), squares.detach().sqrt()
 
 

@@ -94,15 +94,15 @@ def info(
 
 def _facts(path: Path) -> dict[str, Any]:
     """`run`, of its records, and `checkpoint`, as far as there are such."""
-    from ..checkpoint import describe
+    from ..checkpoint import describe, load
     from ..curve import column
     from ..report import find
     from ..verdict import ADVICE, judge
 
     facts: dict[str, Any] = {}
-    folder = path if path.is_dir() else path.parent
+    found = find(path)
+    folder, records = found.folder, found.records
     if (log := folder / "metrics.jsonl").exists():
-        records = find(path).records
         verdict = judge(records)
         facts["run"] = {
             "verdict": verdict.word,
@@ -114,7 +114,10 @@ def _facts(path: Path) -> dict[str, Any]:
         if not records and log.stat().st_size:
             facts["run"] = {"verdict": "unknown", "reason": f"{log.name} is not as train writes it"}
     if folder != path or (folder / "ckpt.pt").exists() or not log.exists():  # it may have saved nothing yet
-        facts["checkpoint"] = describe(newest_checkpoint(path))
+        newest, content, config = newest_checkpoint(path), found.content, found.config
+        if content is None or config is None:
+            content, config = load(newest)  # which says what is wrong with it
+        facts["checkpoint"] = describe(newest, content, config)
     return facts
 
 
