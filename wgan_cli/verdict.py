@@ -52,8 +52,8 @@ ADVICE = {
     "worsening": "take an earlier checkpoint, as --keep leaves them; where it stays so, start anew with a lower --lr",
     "converged": "sample; more steps change little",
     "too-early": "go on",
-    "critic-overfits": "use more data, or stop here",
-    "critic-too-weak": "take more --n-critic or a larger --width",
+    "critic-overfits": "go on with more (--new-data), start anew with --augment, or take an earlier checkpoint",
+    "critic-too-weak": "start anew with a larger --n-critic or --width",
     "collapsed": "start anew with another --seed, --lr or --variant",
     "diverged": "start anew with a lower --lr",
 }

@@ -7,10 +7,11 @@ nothing else may run meanwhile. Then a run is made for each time of --at, of as 
 pace; where nothing depends on a run's length, the one before goes on. --processes runs go at once with a thread each,
 which takes less time than one after the other and gives the same samples but for last bits. `wgan evaluate` compares
 samples with the images that were held out. The distance is the mean of the levels of the pyramid, and for each
---features, as of `wgan evaluate`, there are the Fréchet distance and the coverage too. `floor` is that of other
-held-out images. With --goal, the seconds to that distance (with --features: the first one's) are told of each seed,
-between the times of --at by a straight line on log axes. OUT/SETTING-SEED-SECONDS.png and .pt have samples and the
-checkpoint, OUT/results.jsonl what was found; what is in there is not done again.
+--features, as of `wgan evaluate`, there are the Fréchet distance, the kernel distance, which has no bias of few images,
+and the coverage too. `floor` is that of other held-out images. With --goal, the seconds to that distance (with
+--features: the first one's) are told of each seed, between the times of --at by a straight line on log axes.
+OUT/SETTING-SEED-SECONDS.png and .pt have samples and the checkpoint, OUT/results.jsonl what was found; what is in there
+is not done again. An OUT is for one --data, --features and --count.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ SETTINGS = (
         "--upsample transposed",
     )),
 )  # fmt: skip
+FIGURES = ("frechet_distance", "kernel_distance", "coverage")  # in the features of each network
 
 
 class Pace(NamedTuple):
@@ -76,9 +78,13 @@ def main() -> None:
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     paces = {entry["setting"]: Pace(*entry["pace"]) for entry in known if "pace" in entry}
     results = [entry for entry in known if "swd" in entry]
+    of = [Path(asked.data).name, asked.count, [path.name for path in asked.features]]
+    for result in results:
+        if result["of"] != of:
+            raise SystemExit(f"{log} has results of {result['of']}, not of {of}: take another -o")
     settings = [setting for setting in SETTINGS if re.fullmatch(asked.only, setting)]
     if not asked.json:
-        columns = ("setting", "after", "seed", "steps", "swd (floor)", "Fréchet (floor)", "coverage (floor)")
+        columns = ("setting", "after", "seed", "steps", "swd (floor)", *(f"{name} (floor)" for name in FIGURES))
         print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
         for result in results:
             report(result)
@@ -98,7 +104,11 @@ def main() -> None:
         def runs(setting: str, seed: int) -> None:
             for after in marks:
                 if (setting, seed, after) not in done:
-                    result = run(Path(place), asked, paces[setting], setting, seed, after)
+                    try:
+                        result = {"of": of} | run(Path(place), asked, paces[setting], setting, seed, after)
+                    except SystemExit as error:  # the others go on
+                        print(error, file=sys.stderr, flush=True)
+                        return
                     keep(result)
                     results.append(result)
                     if not asked.json:
@@ -143,12 +153,14 @@ def pace(place: Path, words: list[str], asked: argparse.Namespace) -> Pace:
 def run(place: Path, asked: argparse.Namespace, pace: Pace, setting: str, seed: int, after: int) -> dict[str, Any]:
     words, steps = setting.split(), max(1, pace.steps(after))
     name = "-".join([*(word.strip("-") for word in words), str(seed)])
-    out, told = place / name, ("--seed", seed, "-q", "-o", place / name)
+    out = place / name
     anew = () if goes_on(out) else ("--force",)
-    wgan("train", *of_data(asked), "--steps", steps, *told, *words, *anew, threads=1)
+    wgan("train", *of_data(asked), "--steps", steps, "--seed", seed, "-q", "-o", out, *words, *anew, threads=1)
     shutil.copy(out / "ckpt.pt", asked.out / f"{name}-{after}.pt")
     wgan("sample", out, "-n", 32, "--nrow", 16, "-o", asked.out / f"{name}-{after}.png", threads=1)
-    return {"setting": setting, "seed": seed, "after": after, "steps": steps} | distances(out, asked)
+    trained = read(out / "metrics.jsonl")[-1]["seconds"]  # with one thread, beside what else ran
+    told = {"setting": setting, "seed": seed, "after": after, "steps": steps, "trained": trained}
+    return told | distances(out, asked)
 
 
 def goes_on(out: Path) -> bool:
@@ -162,8 +174,7 @@ def of_data(asked: argparse.Namespace) -> tuple[object, ...]:
 
 
 def distances(out: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """The mean of the levels of the pyramid, and of each network the Fréchet distance and the coverage in its features:
-    [of samples, of other held-out images]."""
+    """The mean of the levels of the pyramid, and FIGURES by each network: [of samples, of other held-out images]."""
     compare = ("evaluate", out, "--data", asked.data, "-n", asked.count, "--json", "-q")
 
     def figures(*words: object) -> dict[str, list[float]]:
@@ -171,7 +182,7 @@ def distances(out: Path, asked: argparse.Namespace) -> dict[str, Any]:
         return {figure["figure"]: [figure["samples"], figure["data"]] for figure in told}
 
     levels = [pair for name, pair in figures("--figures", "swd").items() if name.startswith("swd_")]
-    wanted = ("--figures", "frechet_distance,coverage", "--features")
+    wanted = ("--figures", ",".join(FIGURES), "--features")
     return {"swd": [*map(mean, zip(*levels, strict=True))], "features": [figures(*wanted, f) for f in asked.features]}
 
 
@@ -186,9 +197,9 @@ def wgan(*words: object, code: int = 0, threads: int | None = None) -> str:
 
 def report(found: dict[str, Any]) -> None:
     told = [f"{found['swd'][0]:.1f} ({found['swd'][1]:.1f})"]
-    for name in ("frechet_distance", "coverage"):
+    for name in FIGURES:
         pairs = [of[name] for of in found["features"]]
-        told.append(", ".join(f"{samples:.2f} ({data:.2f})" for samples, data in pairs))
+        told.append(", ".join(f"{samples:.3g} ({data:.3g})" for samples, data in pairs))
     words = (f"`{found['setting']}`", f"{found['after']} s", found["seed"], found["steps"], *told)
     print(f"| {' | '.join(map(str, words))} |", flush=True)
 

@@ -201,8 +201,9 @@ def train(
 
     Train a generator and a critic; prints the path of the checkpoint.
 
-    The same command again goes on where it stopped, or does nothing when all steps are done. The run
-    folder gets ckpt.pt, config.json, metrics.jsonl, samples/ and, with matplotlib, curve.png.
+    The same command again goes on where it stopped, or does nothing when all steps are done; where
+    --time-limit sets the steps, it goes on for as long again. The run folder gets ckpt.pt, config.json,
+    metrics.jsonl, samples/ and, with matplotlib, curve.png.
     """
     stop, here = Stop(time_limit), place()
     console: Console = ctx.obj if here.leads else Console(open(os.devnull, "w"))  # one process talks
