@@ -51,7 +51,9 @@ class BlurredDoubling(Doubling):
     upsampling (Karras et al. 2019), as far as `share` says: 0 not at all, 1 in full; weight [O, C, 4, 4].
 
     Both are one transposed convolution, of the kernel that is the weight convolved with the filter; at an edge the
-    filter sees the pixel that the doubling would make beyond it.
+    filter sees the pixel that the doubling would make beyond it. It is computed as a 3x3 convolution to the four pixels
+    of each place: oneDNN's transposed one, of such a kernel to few maps, takes 1.2 to 2.1 times as long with both
+    backward passes, and 1.3 to 3 times without (one core of an AMD EPYC, in bfloat16, AVX-512 and AVX2).
     """
 
     def __init__(self, maps_in: int, maps_out: int, bias: bool = True) -> None:
@@ -72,7 +74,11 @@ class BlurredDoubling(Doubling):
         return F.conv2d(self.weight.reshape(-1, 1, 4, 4), filters, padding=2).view(maps_in, maps_out, 6, 6)
 
     def forward(self, image: Tensor, output_size: list[int] | None = None) -> Tensor:
-        return F.conv_transpose2d(image, self.kernel, self.bias, stride=2, padding=2)
+        kernel, bias = self.kernel, None if self.bias is None else self.bias.repeat_interleave(4)
+        maps_in, maps_out = kernel.shape[:2]
+        places = kernel.view(maps_in, maps_out, 3, 2, 3, 2).flip(2, 4).permute(1, 3, 5, 0, 2, 4)
+        folded = places.reshape(4 * maps_out, maps_in, 3, 3)
+        return F.pixel_shuffle(F.conv2d(image, folded, bias, padding=1), 2)
 
 
 def _widened(weight: Tensor) -> Tensor:
