@@ -125,8 +125,8 @@ def _print(group: dict[str, Any]) -> None:
     from ..verdict import FIGURES
 
     for name, value in group.items():
-        text = printable(plain(value))
-        click.echo(f"{name:22} {text:10} {FIGURES[name]}" if name in FIGURES else f"{name:22} {text}")
+        told = f"{value:<10.4g} {FIGURES[name]}" if name in FIGURES else printable(plain(value))
+        click.echo(f"{name:22} {told}")
 
 
 def _write_page(
