@@ -640,7 +640,8 @@ def test_an_estimate_at_rest_has_converged() -> None:
 def test_the_reason_names_the_figures() -> None:
     verdict = judge(made(settled, heldout=lambda t: 0.5))
     assert str(verdict).startswith("critic-overfits: the estimate is 0.5 on held-out data, 1 on training data")
-    assert str(verdict).endswith(f"; {ADVICE['critic-overfits']}")
+    advice = "go on with more (--new-data), start anew with --augment, or take an earlier checkpoint"
+    assert str(verdict).endswith(f"; {advice}")
     assert verdict.figures["estimate_heldout"] == 0.5 and verdict.figures["share_not_above_zero"] == 0
     assert all(map(math.isfinite, verdict.figures.values())) and "penalty" not in verdict.figures
 

@@ -80,8 +80,8 @@ def main() -> None:
     results = [entry for entry in known if "swd" in entry]
     of = [Path(asked.data).name, asked.count, [path.name for path in asked.features]]
     for result in results:
-        if result["of"] != of:
-            raise SystemExit(f"{log} has results of {result['of']}, not of {of}: take another -o")
+        if result.get("of") != of:
+            raise SystemExit(f"{log} has results of {result.get('of')}, not of {of}: take another -o")
     settings = [setting for setting in SETTINGS if re.fullmatch(asked.only, setting)]
     if not asked.json:
         columns = ("setting", "after", "seed", "steps", "swd (floor)", *(f"{name} (floor)" for name in FIGURES))
@@ -101,26 +101,30 @@ def main() -> None:
         done = {(result["setting"], result["seed"], result["after"]) for result in results}
         marks = sorted(int(mark) for mark in asked.at.split(","))
 
-        def runs(setting: str, seed: int) -> None:
+        def runs(setting: str, seed: int) -> bool:
+            """Whether all of them ended well."""
             for after in marks:
                 if (setting, seed, after) not in done:
                     try:
                         result = {"of": of} | run(Path(place), asked, paces[setting], setting, seed, after)
                     except SystemExit as error:  # the others go on
                         print(error, file=sys.stderr, flush=True)
-                        return
+                        return False
                     keep(result)
                     results.append(result)
                     if not asked.json:
                         report(result)
+            return True
 
-        list(pool.map(lambda job: runs(*job), product(settings, range(asked.seeds))))
+        well = all([*pool.map(lambda job: runs(*job), product(settings, range(asked.seeds)))])
     if asked.json:
         print(json.dumps(results, indent=2))
     elif asked.goal:
         for setting in settings:
             told = [seconds_to(asked.goal, results, setting, seed) for seed in range(asked.seeds)]
             print(f"`{setting}`: {', '.join(told)} s to {asked.goal:g}")
+    if not well:
+        raise SystemExit(1)
 
 
 def seconds_to(goal: float, results: Sequence[Mapping[str, Any]], setting: str, seed: int) -> str:
