@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny import COMMAND, SETTINGS, call, write_images
 
-from wgan_cli import DivergedError, StoppedError, UsageError, checkpoint, curve, step
+from wgan_cli import DivergedError, StoppedError, UsageError, checkpoint, curve, device, step
 from wgan_cli import train as training
 from wgan_cli.config import resolve
 from wgan_cli.console import Console, in_words
@@ -345,6 +345,40 @@ def test_how_long_it_takes_is_said_in_words_with_what_is_faster(monkeypatch: pyt
     stream = io.StringIO()
     run(stream, out="again", steps=4, faster="wgan train --preset fast")
     assert f"{line}; samples in minutes: wgan train --preset fast\n" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("threads", "waited", "fewer"),
+    [(2, 2.9, 2), (2, 10.0, 1), (2, 40.0, 1), (16, 7.5, 15), (16, 48.0, 12), (1, 15.0, 1)],
+)
+def test_threads_that_wait_for_busy_processors(threads: int, waited: float, fewer: int) -> None:
+    """Beside one other program, two threads on two processors wait two thirds of a thread's time, beside two a
+    whole one."""
+    assert device.fitting_threads(threads, waited, 15.0) == fewer
+
+
+def test_how_long_the_threads_have_waited_is_read_where_the_system_tells(tmp_path: Path) -> None:
+    for thread, line in (("7", "900 1500000000 3"), ("8", "12 250000000 9")):  # run, waited, times
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "schedstat").write_text(line + "\n")
+    assert device.kept_waiting(tmp_path) == 1.75
+    assert device.kept_waiting(tmp_path / "none") == 0.0
+    assert sys.platform != "linux" or device.kept_waiting() >= 0.0
+
+
+def test_a_run_that_waits_for_busy_processors_names_fewer_threads_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = iter([5.0, 25.0])
+    monkeypatch.setattr(training, "kept_waiting", lambda: next(waited))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    clock(monkeypatch, 10.0)
+    stream = io.StringIO()
+    run(stream, steps=4)
+    told = "the 2 threads of this run wait for processors that others use, and so for each other: stopped, and gone on"
+    assert stream.getvalue().count(f"{told} with OMP_NUM_THREADS=1, it may be many times as fast\n") == 1
+    monkeypatch.setattr(training, "kept_waiting", lambda: 5.0)
+    stream = io.StringIO()
+    run(stream, out="again", steps=4)
+    assert "OMP_NUM_THREADS" not in stream.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,3 +79,19 @@ def keep_freed_memory() -> None:
             set_option = ctypes.CDLL(None).mallopt
             set_option(-4, 0)  # M_MMAP_MAX: no block apart from the heap
             set_option(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: of the heap's end, nothing is handed back
+
+
+def kept_waiting(tasks: Path = Path("/proc/self/task")) -> float:
+    """Seconds that the threads of this process have been ready to run while the processors ran others; 0 where the
+    system does not tell (Linux does)."""
+    waited = 0
+    with suppress(OSError, ValueError, IndexError):
+        for thread in tasks.iterdir():
+            waited += int((thread / "schedstat").read_text().split()[1])  # nanoseconds
+    return waited / 1e9
+
+
+def fitting_threads(threads: int, waited: float, seconds: float) -> int:
+    """As many of the threads as find a processor free, where all of them waited so long in so many seconds: the threads
+    of a step wait for each other, so that one without a processor holds up all."""
+    return threads if waited < 0.2 * seconds else max(1, threads - math.ceil(waited / seconds))

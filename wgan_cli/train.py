@@ -15,7 +15,7 @@ from .config import TrainConfig
 from .console import Console, duration, in_words
 from .data.dataset import Batch, Dataset
 from .data.feed import feed
-from .device import arithmetic
+from .device import arithmetic, fitting_threads, kept_waiting
 from .files import copy
 from .memory import in_bytes, of_step
 from .networks import parameter_count
@@ -28,9 +28,9 @@ from .verdict import judge
 from .watch import COMPARE_EVERY, check_alike, check_steps, check_weights, compare
 
 FIRST_SAVE, SAVE_AFTER = 60.0, 600.0  # seconds to the first checkpoint and grid, and between later ones at most
-PACE_AFTER = 15.0  # seconds of training, before the length of the run is told
+PACE_AFTER = 15.0  # seconds of training, before the length of the run is told, and what holds it up
 WARM, ENOUGH = 2, 5  # batches that the pace leaves out, and those that it is taken of at least
-IN_TIME = 0.97  # of the time left, that steps are taken in: the end is saved and drawn
+IN_TIME = 0.95  # of the time left, that steps are taken in: the end is saved and drawn
 LONG = 3600.0  # seconds of a run that a faster way is named for
 
 
@@ -98,6 +98,7 @@ def train(
     first, first_step = state.batches, state.step
     redraw, save_by = began + 100, began + FIRST_SAVE
     pace_told, warm_at, reason = fits, 0.0, None  # where the time is known, it is not told
+    crowding_told, waited_before = device.type != "cpu", kept_waiting()
     batches = feed(training, config.batch, config.seed, device, distributed.share(), data_memory)
     critic, generator = graph.steps(state, console, graphs, critic_step, generator_step)
     with run.recording(state, tensorboard), arithmetic(device, config.precision):
@@ -115,6 +116,9 @@ def train(
                 if not pace_told and seconds >= PACE_AFTER and done >= ENOUGH:
                     pace_told = True
                     _tell_pace(state, (seconds - warm_at) / done, console, faster)
+                if not crowding_told and seconds >= PACE_AFTER:
+                    crowding_told = True
+                    _tell_crowding(kept_waiting() - waited_before, seconds, console)
                 if state.batches < due:  # amid a step, which may be long
                     ends = stop.code()
                     if ends == TIME_LIMIT and state.step == first_step:
@@ -218,3 +222,14 @@ def _tell_pace(state: State, seconds: float, console: Console, faster: str) -> N
     left = (config.batches_before(config.steps) - config.batches_before(state.step)) * seconds
     hint = f"; samples in minutes: {faster}" if faster and left > LONG and state.device.type == "cpu" else ""
     console.notice(f"the remaining {steps} steps take {in_words(left)} on this machine{hint}")
+
+
+def _tell_crowding(waited: float, seconds: float, console: Console) -> None:
+    """What is faster, where other programs hold the processors that the threads would run on."""
+    threads = torch.get_num_threads()
+    fewer = fitting_threads(threads, waited, seconds)
+    if fewer < threads:
+        console.notice(
+            f"the {threads} threads of this run wait for processors that others use, and so for each other: "
+            f"stopped, and gone on with OMP_NUM_THREADS={fewer}, it may be many times as fast"
+        )
