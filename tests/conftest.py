@@ -41,9 +41,15 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs in the process of the test draw no curve.png, which takes longer than all else that a small one does."""
-    monkeypatch.setattr(curve, "write", lambda run: None)
+def drawn() -> None:
+    """Runs in the process of the test draw their curve.png."""
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others do not: it takes longer than all else that a small run does."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(curve, "write", lambda run: None)
 
 
 @pytest.fixture(scope="module")

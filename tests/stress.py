@@ -67,14 +67,14 @@ def wait_for(process: subprocess.Popen[bytes], out: Path, moment: str, rng: rand
         log = out / "metrics.jsonl"
         first = log.stat().st_size if log.exists() else 0
         while process.poll() is None and not (log.exists() and log.stat().st_size > first):
-            pass
+            time.sleep(0.001)
         time.sleep(rng.uniform(0, seconds))
     else:
         for _ in range(rng.randint(1, 3)):  # the first, second or third that is written
             while process.poll() is None and any(out.glob(TEMPORARY[moment])):
-                pass
+                time.sleep(0.0002)
             while process.poll() is None and not any(out.glob(TEMPORARY[moment])):
-                pass
+                time.sleep(0.0002)
         time.sleep(rng.choice([0, 0, 0.003]))
 
 
@@ -135,8 +135,8 @@ def trial(
     return kills
 
 
-def stress(home: Path, kills: int, seed: int, processes: int = 1) -> Iterator[Counter[str]]:
-    """Trials till there were so many kills; the counts after each."""
+def stress(home: Path, kills: int, seed: int, processes: int = 1, workers: int = 1) -> Iterator[Counter[str]]:
+    """Trials, `workers` at a time, till there were so many kills; the counts after each."""
     write_images(home / "imgs")
     whole = home / "whole" / "run"
     whole.parent.mkdir()
@@ -146,7 +146,6 @@ def stress(home: Path, kills: int, seed: int, processes: int = 1) -> Iterator[Co
     reference = product(whole)
     assert len(reference["metrics.jsonl"]) == STEPS  # type: ignore[arg-type]
     total: Counter[str] = Counter()
-    workers = 1 if processes > 1 else len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers) as pool:
         number = 0
         while count(total) < kills:
@@ -167,8 +166,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
+    workers = 1 if given.processes > 1 else len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="wgan-stress-") as home:
-        for total in stress(Path(home), given.kills, given.seed, given.processes):
+        for total in stress(Path(home), given.kills, given.seed, given.processes, workers):
             print(dict(total), file=sys.stderr)
     print(f"{count(total)} kills, by moment {dict(total)}; every run ended as one never killed")
 

@@ -28,6 +28,8 @@ from wgan_cli.train import train
 
 COMPARE = Path(__file__).parents[1] / "examples/compare.py"
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 def run(out: Path, console: Console | None = None, **given: Any) -> None:
     options = {"stop": Stop(given.pop("time_limit", None)), "tensorboard": given.pop("tensorboard", False)}

@@ -6,11 +6,13 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,19 +25,33 @@ from wgan_cli.data.toys import toy_points
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = re.search(r"^EXPERIMENTS := (.*)$", (EXAMPLES / "Makefile").read_text(), re.M)[1].split()  # type: ignore[index]
 PAGE = (EXAMPLES / "README.md").read_text()
+# The commands on standard input, as what they import takes longer than most of them.
+IN_ONE_PROCESS = """
+import runpy, shlex, sys
+from wgan_cli.networks import mlp
+layers = mlp.HIDDEN_LAYERS
+for line in sys.stdin:
+    mlp.HIDDEN_LAYERS = layers  # which gaussians.py changes
+    sys.argv = shlex.split(line)[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
-    words = [f"OUT={folder}", f"PYTHON={sys.executable}", "PROCESSES=1"]
-    done = subprocess.run(
-        ["make", "-j2", "-C", EXAMPLES, "quick", *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "WGAN_CACHE": str(folder / "cache")},
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["make", "--no-print-directory", "-C", EXAMPLES, f"OUT={folder}", f"PYTHON={sys.executable}", "PROCESSES=1"]
+    environment = {**os.environ, "WGAN_CACHE": str(folder / "cache")}
+
+    def output(words: list[Any], **more: Any) -> str:
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, **more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first, *others = [line for line in output([*words, "-n", "quick"]).splitlines() if line.startswith(sys.executable)]
+    assert [shlex.split(line)[1] for line in (first, *others)] == [f"{name}.py" for name in NAMES]
+    assert output([*words, NAMES[0], "QUICK=1"]) == (folder / f"{NAMES[0]}.txt").read_text()
+    output([sys.executable, "-c", IN_ONE_PROCESS], input="\n".join(others), cwd=EXAMPLES)
     return folder
 
 

@@ -117,14 +117,18 @@ def test_training_goes_on_without_anybody_to_talk_to() -> None:
 
 
 def test_a_console_whose_stream_breaks_is_silent_from_then_on() -> None:
+    tried: list[str] = []
+
     class Broken(io.StringIO):
         def write(self, text: str) -> int:
+            tried.append(text)
             raise BrokenPipeError
 
     console = Console(Broken())
     console.notice("one")
     console.error("two")
     console.progress("three", 1, 2)
+    assert tried == ["one\n"]
 
 
 # ---- Stopped

@@ -22,7 +22,7 @@ import pytest
 import stress
 import torch
 from PIL import Image
-from tiny import COMMAND, SETTINGS, call, new_run, save, write_images
+from tiny import COMMAND, SETTINGS, call, memory, memory_now, new_run, save, write_images
 
 from wgan_cli import DataError, DivergedError, StoppedError, UsageError, checkpoint, files, step
 from wgan_cli import train as training
@@ -68,9 +68,9 @@ def litter() -> list[str]:
 
 
 def test_killed_runs_lose_nothing(tmp_path: Path) -> None:
-    """The short form of `make stress`."""
-    *_, total = stress.stress(tmp_path, 2, seed=0)
-    assert stress.count(total) >= 2
+    """The short form of `make stress`, which compares each run with one never killed."""
+    for _ in stress.stress(tmp_path, 2, seed=0):
+        pass
 
 
 @pytest.mark.parametrize("name", ["ckpt-000002.pt", "ckpt.pt", "ckpt-000004.pt"])
@@ -99,6 +99,7 @@ os.replace = dying
         assert path.read_bytes() == Path("whole", path.name).read_bytes()
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_curve_that_a_kill_kept_from_being_drawn_is_drawn_when_asked_again() -> None:
     pytest.importorskip("matplotlib")
     run(2)
@@ -238,7 +239,6 @@ def signalled(*words, **more):
         assert "To go on: wgan train --data" in err
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("stop", range(1, 12))
 def test_a_stop_amid_a_step_loses_nothing(stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal during each of the twelve critic steps of a run: it goes on to the same bytes."""
@@ -280,6 +280,44 @@ def test_a_disk_that_fails_leaves_the_last_checkpoint(number: int, monkeypatch: 
     assert (done.code, done.out, done.err) == (1, b"", f"Error: run/ckpt.pt: {os.strerror(number)}\n")
     assert Path("run/ckpt.pt").read_bytes() == before and litter() == []
     assert call(*TRAIN).code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sample", "RUN", "-o", "old.png"),
+        ("sample", "RUN", "-o", "old.npz"),
+        ("sample", "RUN", "-o", "old.npy"),
+        ("sample", "RUN", "--interpolate", "2", "-o", "old.webp"),
+        ("sample", "RUN", "-n", "1", "-o", "old/"),
+        ("info", "RUN", "--html", "old.html"),
+        ("evaluate", "RUN", "--data", "imgs", "-n", "6", "--figures", "coverage", "--plot", "old.png"),
+        ("export", "RUN", "-o", "old.safetensors"),
+    ],
+)
+def test_an_output_is_whole_or_what_it_was(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk is full as it ends."""
+    if "--plot" in words:
+        pytest.importorskip("matplotlib")
+    if words[0] == "export":
+        pytest.importorskip("safetensors")
+    save(new_run(holdout=0.0), Path("ckpt.pt"))
+    out = Path(words[-1])
+    if words[-1].endswith("/"):
+        out.mkdir()
+        out /= "seed0-000000.png"
+    out.write_bytes(b"old")
+
+    def failing(descriptor: int) -> None:
+        if f".{out.name}." in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        done = call(*("ckpt.pt" if word == "RUN" else word for word in words))
+    assert done.code == 1 and done.err.endswith(f"Error: {out}: {os.strerror(errno.ENOSPC)}\n"), done
+    assert out.read_bytes() == b"old" and litter() == []
+    assert call(*("ckpt.pt" if word == "RUN" else word for word in words)).code == 0 and out.read_bytes() != b"old"
 
 
 @pytest.fixture
@@ -397,7 +435,6 @@ def test_a_lock_leaves_no_folders_behind() -> None:
 # ---- Divergence
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 @pytest.mark.parametrize("name", ["critic_loss", "generator_loss"])
 def test_a_loss_that_is_not_finite_is_found_though_it_is_not_logged(
@@ -477,9 +514,9 @@ def test_a_zip_of_a_hundred_thousand_entries() -> None:
     with zipfile.ZipFile("many.zip", "w") as archive:
         for number in range(100_000):
             archive.writestr(f"{number}.png", b"")
-    before = fuzz.memory_now()
+    before = memory_now()
     assert len(source.find_images(["many.zip"])) == 100_000
-    assert fuzz.memory("VmHWM") - before < 256 << 20
+    assert memory("VmHWM") - before < 256 << 20
 
 
 def test_pipes_links_and_folders_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,7 +577,7 @@ def test_what_the_disk_could_not_read_is_read_again(monkeypatch: pytest.MonkeyPa
 def test_mutated_inputs_end_as_documented(kind: str) -> None:
     """The short form of `make fuzz`."""
     codes = fuzz.run(kind, 15, seed=0, every=1000)
-    assert sum(codes.values()) >= 10
+    assert sum(codes.values()) >= 10 and codes.keys() & {0, 3}, codes  # not all refused as a command
 
 
 def test_one_and_two_decoding_processes_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,6 @@ from wgan_cli.train import train
 from wgan_cli.verdict import ADVICE, FIGURES, _error, judge
 from wgan_cli.watch import compare, distance
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 CPU = torch.device("cpu")
 DIGITS = Path(__file__).parents[1] / "examples/digits.zip"
 

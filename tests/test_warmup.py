@@ -19,8 +19,6 @@ from wgan_cli.data.dataset import Dataset
 from wgan_cli.signals import Stop
 from wgan_cli.train import train
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 CPU = torch.device("cpu")
 
 
