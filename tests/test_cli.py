@@ -31,9 +31,12 @@ from tiny import COMMAND, SETTINGS, Ended, call, memory, memory_now, new_run, sa
 
 from wgan_cli import EXIT_CODES, PIPE_CLOSED, TIME_LIMIT, DataError, DivergedError, UsageError, WganError, device
 from wgan_cli import checkpoint as checkpoints
+from wgan_cli import state as states
 from wgan_cli.cli import cli
 from wgan_cli.cli.said import fast_command, to_go_on
 from wgan_cli.config import NO_FLAG, TrainConfig
+from wgan_cli.console import Console
+from wgan_cli.data.dataset import Dataset
 from wgan_cli.distributed import Place
 from wgan_cli.signals import Stop
 
@@ -617,6 +620,20 @@ def test_a_run_begun_on_a_gpu_goes_on_with_other_random_numbers(images: Path, tr
     assert "begun on" not in call(*words, "--steps", "7", "-o", trained).err
 
 
+def test_a_run_that_took_no_step_goes_on_where_steps_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU does, whose optimizers have their moments before the first step; on a CPU they come with it."""
+    begun = new_run()
+    dataset = Dataset(np.zeros((32, 16, 16, 3), np.uint8), "0" * 16)
+    states.save_state(tmp_path / "ckpt.pt", begun, dataset)
+    monkeypatch.setattr(states, "RECORDERS", ("cpu",))
+    state = states.restored_state(tmp_path / "ckpt.pt", begun.config, dataset, torch.device("cpu"), Console())
+    for optimizer in (state.optimizer_generator, state.optimizer_critic):
+        params = optimizer.param_groups[0]["params"]
+        assert all(optimizer.state[p]["exp_avg"].shape == p.shape for p in params)
+
+
 @pytest.mark.parametrize("make", [of_pickle, of_legacy_torch, of_torch])
 def test_the_code_in_those_checkpoints_is_live(make: Callable[[Path], None]) -> None:
     """Else the test above would prove nothing."""
@@ -830,6 +847,19 @@ def test_the_line_to_go_on_by(monkeypatch: pytest.MonkeyPatch) -> None:
     assert to_go_on("a b", Place(size=2, local_size=2), begun=True) == two
     four = "To go on: the same torchrun on each machine, with -m wgan_cli train --data 'a b'"
     assert to_go_on("a b", Place(size=4, local_size=2), begun=True) == four
+    monkeypatch.setenv("WGAN_TRAIN_FORCE", "1")
+    assert to_go_on("a b", Place(), begun=True) == "To go on: env -u WGAN_TRAIN_FORCE wgan train --data 'a b'"
+    assert to_go_on("a b", Place(), begun=False) == "To go on: wgan train --data 'a b' --force"
+
+
+def test_a_dry_run_takes_its_time_to_look_at_images(images: Path) -> None:
+    done = call("train", "--data", images, *SETTINGS, "--preset", "fast", "--dry-run", "--time-limit", "0")
+    assert done.code == 0 and "Stopped" not in done.err
+
+
+def test_steps_without_end_are_refused(images: Path) -> None:
+    """A number that stands for steps by time."""
+    check_refused(call("train", "--data", images, "--steps", "1000000000"), 2, "--steps", "999999999")
 
 
 @pytest.mark.parametrize(

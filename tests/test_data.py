@@ -512,6 +512,18 @@ def test_a_photo_is_turned_upright(tmp_path: Path, orientation: int, form: str) 
     assert np.abs(found - upright[:, 4:20].astype(np.int16)).max() <= (6 if form == "jpeg" else 0)
 
 
+def test_a_photo_on_its_side_keeps_its_rows(tmp_path: Path) -> None:
+    """A JPEG is decoded at a smaller scale where that leaves twice the size, by the sides that it is shown with."""
+    upright = Image.fromarray(np.repeat(np.repeat(noise(32, 128, 3), 2, axis=0), 2, axis=1))  # 256x64, shown
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(tmp_path / "upright.jpg", quality=100, subsampling=0)
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "side.jpg", quality=100, subsampling=0, exif=exif)
+    read = [decode.read_file(Item(str(tmp_path / name)), (32, 8), 3, "crop") for name in ("side.jpg", "upright.jpg")]
+    found, other = (np.frombuffer(image.pixels, np.uint8).astype(int) for image in read)
+    assert np.abs(found - other).mean() < 3 < np.abs(other - other.mean()).mean()
+
+
 # ---- Fits
 
 
@@ -941,6 +953,15 @@ def test_looking_stops_when_asked_and_goes_on_later(tmp_path: Path, opened: list
     assert len(opened) == (6 + 5 if grey_too else 6)
     assert ("grey in every pixel" in talk.getvalue()) == grey_too
     assert probe(images) == facts and len(opened) == (11 if grey_too else 6)
+
+
+def test_an_image_that_is_cut_short_makes_no_grey_set_one_of_colour(tmp_path: Path) -> None:
+    (tmp_path / "imgs").mkdir()
+    for number in range(3):
+        Image.fromarray(noise(64, 64)).convert("RGB").save(tmp_path / f"imgs/{number}.jpg")
+    whole = (tmp_path / "imgs/1.jpg").read_bytes()
+    (tmp_path / "imgs/1.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    assert probe(tmp_path / "imgs") == {"size": 64, "channels": 1}
 
 
 DAMAGE: dict[str, Callable[[Path, Path], object]] = {

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from wgan_cli import checkpoint as checkpoints
 from wgan_cli import evaluate, features, metrics
+from wgan_cli.console import Console
 
 needs_scipy = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="no scipy: pip install scipy")
 
@@ -279,6 +281,31 @@ def test_every_figure_has_its_protocol(checkpoint: Path, images: Path) -> None:
         assert float(line.split()[1]) == pytest.approx(record["samples"], rel=1e-4)
         assert line.endswith(f"  {record['better']:9} {record['method']}")
     assert [record["better"] for record in found.values()] == ["lower", "lower", "higher", "as data"]
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_no_row_runs_into_the_bar(
+    more: tuple[str, ...], checkpoint: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, which has both."""
+    seconds = iter(range(10**6))
+    monkeypatch.setattr("wgan_cli.console.time", types.SimpleNamespace(monotonic=lambda: next(seconds)))
+    seen: dict[str, bool] = {}
+    write, echo = Console._write, click.echo
+
+    def drawn(console: Console, text: str) -> None:
+        seen["bar"] = "comparing" in text
+        write(console, text)
+
+    def printed(text: str) -> None:
+        assert not seen["bar"]
+        seen["row"] = True
+        echo(text)
+
+    monkeypatch.setattr(Console, "_write", drawn)
+    monkeypatch.setattr(click, "echo", printed)
+    done = call("evaluate", checkpoint, "--data", images, *more, terminal=True)
+    assert done.code == 0 and seen["row"] and "comparing" in done.err
 
 
 def test_the_same_bytes_from_every_process(checkpoint: Path, images: Path) -> None:

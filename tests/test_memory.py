@@ -84,11 +84,15 @@ def test_bytes_are_told_in_two_or_three_figures(count: float, text: str) -> None
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Gives the GPU so many bytes, of a step that takes 1000 and 100 for each sample."""
+    """Gives the GPU so many bytes, of a step that takes 1000 and 100 for each sample, 80 of them only for those of a
+    part."""
 
     def set_room(there: int) -> None:
+        def of_step(config: TrainConfig) -> Callable[[int], int]:
+            return lambda batch: 1000 + 80 * min(batch, config.micro_batch or batch) + 20 * batch
+
         monkeypatch.setattr(memory, "room", lambda device: there)
-        monkeypatch.setattr(memory, "of_step", lambda config: lambda batch: 1000 + 100 * batch)
+        monkeypatch.setattr(memory, "of_step", of_step)
 
     return set_room
 
@@ -107,7 +111,10 @@ def test_an_error_of_memory_names_the_batch_and_one_that_fits(full: Callable[[in
         "try --batch 128, or --micro-batch 128 for the same steps in parts"
     )
     full(10_000)  # of which 9000 count
-    assert "try --batch 64, or --micro-batch 64" in raised(settings(batch=256))
+    assert "try --batch 64, or --micro-batch 32" in raised(settings(batch=256))
+    assert "try --batch 128, or --micro-batch 16" in raised(settings(batch=256, micro_batch=32))  # no larger one
+    full(6000)  # of which 6120 for what lies there whatever the parts are
+    assert raised(settings(batch=256)).endswith("; try --batch 32")
     full(10**9)  # where the count says that it fits, and it does not
     assert "try --batch 128" in raised(settings(batch=256))
     full(1000)
@@ -122,7 +129,8 @@ def test_parts_of_a_batch_are_not_named_where_batch_norm_forbids_them(full: Call
 def test_each_of_several_processes_has_its_share(full: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
     full(20_000)
     monkeypatch.setattr("wgan_cli.distributed.place", lambda: SimpleNamespace(size=4))
-    assert "--batch 1024 takes about 27 kB, and 20 kB are there; try --batch 512," in raised(settings(batch=1024))
+    told = raised(settings(batch=1024))
+    assert "--batch 1024 takes about 27 kB, and 20 kB are there; try --batch 512, or --micro-batch 128" in told
     full(1200)
     assert "no --batch fits" in raised(settings(batch=8))
 

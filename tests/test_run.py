@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from wgan_cli.config import resolve
 from wgan_cli.console import Console, in_words
 from wgan_cli.curve import read
 from wgan_cli.data.dataset import Batch, Dataset
+from wgan_cli.files import newest_checkpoint
 from wgan_cli.run import Run, check_folder
 from wgan_cli.signals import Stop
 
@@ -219,6 +221,7 @@ def test_without_the_newest_a_run_goes_on_from_the_last_numbered_one() -> None:
     run(out="whole", save_every=2, keep=2, steps=6)
     run(save_every=2, keep=2)
     Path("run/ckpt.pt").unlink()
+    assert newest_checkpoint(Path("run")) == Path("run/ckpt-000004.pt")  # for the other commands
     before = files()
     with pytest.raises(UsageError, match="--batch was 4, now 8"):
         run(save_every=2, keep=2, steps=6, batch=8)
@@ -230,6 +233,17 @@ def test_without_the_newest_a_run_goes_on_from_the_last_numbered_one() -> None:
     Path("run/ckpt.pt").unlink()
     run(save_every=2, keep=2, steps=6)
     assert files()["ckpt.pt"] == files("whole")["ckpt.pt"] == files()["ckpt-000006.pt"]
+
+
+def test_a_run_taken_back_drops_the_records_and_the_grids_of_later_steps() -> None:
+    run(out="whole", save_every=2, sample_every=2, keep=9, steps=4)
+    run(save_every=2, sample_every=2, keep=9, steps=8)
+    shutil.copy("run/ckpt-000002.pt", "run/ckpt.pt")
+    run(save_every=2, sample_every=2, keep=9, steps=4)
+    grids = sorted(name for name in files() if name.startswith("samples/"))
+    assert grids == ["samples/000002.png", "samples/000004.png", "samples/newest.png"]
+    assert all(files()[name] == files("whole")[name] for name in grids)
+    assert [record["step"] for record in read(Path("run/metrics.jsonl"))][-1] == 4
 
 
 def test_a_numbered_name_of_the_users_is_no_checkpoint() -> None:

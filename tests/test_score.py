@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from tiny import COMMAND, call, new_run, save
 
+from wgan_cli import checkpoint as checkpoints
 from wgan_cli.score import BATCH
 
 # How far the score of the known critic below may be off. A processor adds in an order of its own, and a float32 sum of
@@ -290,6 +291,23 @@ def test_no_bar_runs_into_records_on_a_terminal(
     done = call("critic-score", known, *paths, terminal=terminal)
     assert done.code == 0 and len(done.out.splitlines()) == 3
     assert done.err.count("scoring") == (0 if terminal else 1)
+
+
+def test_the_progress_is_that_of_the_shard(known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an array, which holds many images."""
+    seconds = iter(range(0, 10**6, 60))
+    monkeypatch.setattr("wgan_cli.console.time", types.SimpleNamespace(monotonic=lambda: next(seconds)))
+    np.save(tmp_path / "many.npy", np.zeros((130, 4, 4, 1), np.uint8))
+    done = call("critic-score", known, tmp_path / "many.npy", "--shard", "1/3")
+    assert done.code == 0 and len(done.out.splitlines()) == 64
+    assert [line.split(" · ")[0] for line in done.err.splitlines()] == [f"scoring {n}/64" for n in range(2, 64)]
+
+
+def test_the_summary_is_of_one_checkpoint(known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a run writes meanwhile."""
+    loads = iter([checkpoints.load])
+    monkeypatch.setattr(checkpoints, "load", lambda *words: next(loads)(*words))
+    assert call("critic-score", known, grey(tmp_path / "a.png", 1), "--summary").code == 0
 
 
 def test_arrays_are_scored_as_train_takes_them(checkpoint: Path, tmp_path: Path) -> None:

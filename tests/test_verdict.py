@@ -153,6 +153,21 @@ def test_the_comparison_of_discriminators_is_their_estimate() -> None:
     assert figures["js_training"].item() == pytest.approx(0.0, abs=1e-6) == figures["js_heldout"].item()
 
 
+def test_pairs_are_compared_within_their_class() -> None:
+    """A critic of pairs may give each class an offset of its own: here 100 a class, and all samples of one alike."""
+    state = new_state(settings(variant="r3", batch=8, classes=("a", "b", "c")), CPU)
+
+    class Offsets(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return 100.0 * y
+
+    state.critic = Offsets()
+    rows = images().rows
+    labelled = Dataset(rows, "", labels=np.arange(len(rows)) % 3)
+    figures = compare(state, *labelled.split(0.5, 8, 0))
+    assert figures["paired_js_training"].item() == pytest.approx(0.0, abs=1e-6) == figures["paired_js_heldout"].item()
+
+
 @pytest.mark.parametrize("variant", ["ns", "clip", "gp"])
 def test_the_comparison_leaves_the_run_as_it_is(variant: str) -> None:
     state = new_state(settings(variant=variant, flip=True, instance_noise=0.1), CPU)

@@ -87,11 +87,10 @@ def load(path: str | Path, device: str = "cpu", raw: bool = False) -> Networks:
     The generator has averaged weights if the run kept them, those of the last step if `raw`. device: cpu, cuda or auto.
     Raises UsageError for a path or a device that is not there, DataError for what is no checkpoint of wgan.
     """
-    from .checkpoint import network
+    from .checkpoint import networks
     from .files import newest_checkpoint
 
     if not (path := Path(path)).exists():
         raise UsageError(f"{path}: no such file or folder")
-    path = newest_checkpoint(path)
-    generator, config, _ = network(path, "generator", device, raw)
-    return Networks(generator, network(path, "critic", device)[0], config)
+    (generator, critic), config, _ = networks(newest_checkpoint(path), ("generator", "critic"), device, raw)
+    return Networks(generator, critic, config)

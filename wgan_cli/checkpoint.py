@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -206,12 +206,22 @@ def network(
 
     The generator has averaged weights if the run kept them, those of the last step if `raw`.
     """
-    where = pick_device(device)
+    (built,), config, of_data = networks(path, (name,), device, raw)
+    return built, config, of_data
+
+
+def networks(
+    path: str | Path, names: Sequence[str], device: str = "cpu", raw: bool = False
+) -> tuple[list[nn.Module], TrainConfig, dict[str, Any]]:
+    """The same of several networks, of one step: the file is read once, whoever writes the next meanwhile."""
+    where, built = pick_device(device), []
     content, config = load(path)
-    averaged = name == "generator" and not raw and content["ema"] is not None
-    build = build_generator if name == "generator" else build_critic
-    built = restore(build, config, content["ema" if averaged else name], path)
-    return built.to(where).eval().requires_grad_(False), config, content["data"]
+    for name in names:
+        averaged = name == "generator" and not raw and content["ema"] is not None
+        build = build_generator if name == "generator" else build_critic
+        network = restore(build, config, content["ema" if averaged else name], path)
+        built.append(network.to(where).eval().requires_grad_(False))
+    return built, config, content["data"]
 
 
 def restore(

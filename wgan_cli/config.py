@@ -26,6 +26,9 @@ DECAYS = ("none", "linear", "cosine", "cooldown")
 UPSAMPLES = ("transposed", "nearest", "blurred")
 
 
+MOST_STEPS = 10**9  # of a run that ends by time
+
+
 class Range(NamedTuple):
     """The numbers that a setting may be: from `low` to `high`, or where open between them."""
 
@@ -56,7 +59,7 @@ RANGES: Mapping[str, Range] = {
     "size": Range(1, 256),
     "channels": Range(1),
     "holdout": Range(0.0, 0.5),
-    "steps": Range(1),
+    "steps": Range(1, MOST_STEPS - 1),
     "begun": Range(0),
     "batch": Range(1),
     "micro_batch": Range(1),
@@ -76,7 +79,6 @@ RANGES: Mapping[str, Range] = {
     "keep": Range(0),
     "sample_every": Range(1),
 }
-MOST_STEPS = 10**9  # of a run that ends by time
 NO_FLAG = ("classes", "begun")  # settings that follow from the data and from the run
 BETA = Range(0.0, 1.0, high_open=True)
 WARM, WARM_EVERY = 25, 500  # generator steps, in the code of Arjovsky et al. 2017
@@ -210,7 +212,7 @@ class TrainConfig:
                 )
         for name, numbers in RANGES.items():
             value = getattr(self, name)
-            unused = (name == "size" and value == 0) or (
+            unused = (name, value) in (("size", 0), ("steps", MOST_STEPS)) or (
                 name in ("micro_batch", "lr_critic", "clip", "gp_weight") and value is None
             )
             of_two = name == "size" and isinstance(value, tuple) and len(value) == 2
@@ -237,6 +239,8 @@ class TrainConfig:
                 f"--critic-norm batch: variant {self.variant} penalises the gradient of each sample by itself, "
                 "and batch norm mixes the samples of a batch (Gulrajani et al. 2017, section 4); use none or layer"
             )
+        if self.critic_norm == "batch" and self.arch == "mlp" and self.batch == 1:
+            raise UsageError("--batch 1: batch norm in the critic of an mlp needs samples to compare; take 2 or more")
         if self.critic_norm == "batch" and self.micro_batch is not None:
             raise UsageError(
                 f"--micro-batch {self.micro_batch}: the critic has batch norm, which mixes all samples of a batch; "

@@ -41,7 +41,7 @@ class Console:
 
     def row(self, text: str, prefix: str = "") -> None:
         """A line that is shown even when quiet: more of an error, or a result that was asked for."""
-        self._erase()
+        self.erase()
         self._write(prefix + printable(text) + "\n")
 
     def progress(
@@ -61,7 +61,7 @@ class Console:
         if label != self._label:
             self._label, self._began, self._drawn = label, (now, done), now
         if done >= total:
-            self._erase()
+            self.erase()
             self._label = ""
             return
         if self.quiet or now - self._drawn < (0.1 if self.animated else 10.0):
@@ -87,7 +87,8 @@ class Console:
         self._write("\r\033[K" + text[: columns - 1])
         self._bar_visible = True
 
-    def _erase(self) -> None:
+    def erase(self) -> None:
+        """Take the bar away, before something else writes to the terminal."""
         if self._bar_visible:
             self._write("\r\033[K")
             self._bar_visible = False

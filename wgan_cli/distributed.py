@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-FINDING = 300.0  # seconds in which the processes have to find each other
+MEETING = 300.0  # seconds in which the processes have to find each other
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def joined(device: torch.device, hang_limit: float) -> Iterator[None]:
 
     global _group
     try:
-        shared, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=FINDING)))
-        store = PrefixStore(meet(shared, here.rank, here.size, FINDING), shared)
+        shared, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=MEETING)))
+        store = PrefixStore(meet(shared, here.rank, here.size, MEETING), shared)
         watchdog = Watchdog(PrefixStore("watch", store), here.rank, here.size, hang_limit)
         watchdog.start()
         # No time limit on what is waited for: one process may write to a slow disk, and the watchdog finds what hangs.

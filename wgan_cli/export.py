@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from . import UsageError, WganError, __version__
-from .checkpoint import network, restore
+from .checkpoint import networks, restore
 from .config import TrainConfig
 from .console import Console
 from .data.dataset import to_pixels
@@ -50,7 +50,7 @@ def export(
     form = out.suffix.lower()
     if missing := [name for name in FORMS[form] if not importlib.util.find_spec(name)]:
         raise UsageError(f"-o {out}: {form} needs {' and '.join(missing)}, {INSTALL}")
-    generator, config, _ = network(checkpoint, "generator", "cpu", raw)
+    (generator, scorer), config, _ = networks(checkpoint, ("generator", "critic"), "cpu", raw)
     if uint8 and (not config.size or config.channels not in (1, 3)):
         given = f"images of {config.channels} channels" if config.size else "points"
         raise UsageError(f"--uint8: makes RGB of grey or colour images, and this checkpoint draws {given}")
@@ -59,7 +59,7 @@ def export(
     y = np.arange(CHUNK) % len(config.classes) if config.classes else None
     net = _EightBit(generator) if uint8 else generator
     if critic:
-        net, output = network(checkpoint, "critic")[0], "score"
+        net, output = scorer, "score"
         inputs, names = [torch.cat([*generate(generator, inputs[0].numpy(), y=y)])], [picture]
     if y is not None:
         inputs, names = [*inputs, torch.from_numpy(y)], [*names, "class"]

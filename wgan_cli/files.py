@@ -143,13 +143,24 @@ def try_lock(descriptor: int) -> bool | None:
     return True
 
 
+def newest_of(out: Path) -> Path | None:
+    """The checkpoint that a run in `out` goes on from: ckpt.pt, or where a kill or a user has left none the last of the
+    numbered ones; None where there is no run."""
+    newest, found = out / "ckpt.pt", numbered_of(out)
+    return newest if newest.exists() else found[max(found)] if found else None
+
+
+def numbered_of(out: Path) -> dict[int, Path]:
+    """The checkpoints of --keep, by their steps."""
+    return {int(m[1]): file for file in out.glob("ckpt-*.pt") if (m := re.fullmatch(r"ckpt-(\d{6,})\.pt", file.name))}
+
+
 def newest_checkpoint(path: Path) -> Path:
     """A run folder stands for its newest checkpoint. UsageError if there is none."""
-    if path.is_dir():
-        path /= "ckpt.pt"
-        if not path.exists():
-            raise UsageError(f"{path.parent}: a folder without a ckpt.pt; name a checkpoint or a run folder")
-    return path
+    found = newest_of(path) if path.is_dir() else path
+    if found is None:
+        raise UsageError(f"{path}: a folder without a ckpt.pt; name a checkpoint or a run folder")
+    return found
 
 
 def names_folder(out: str) -> bool:

@@ -124,7 +124,7 @@ class Estimate:
     label: str  # on the progress line
     title: str  # of the picture
     distance: Callable[[Tensor, Tensor], Tensor]  # (on real, on fake) -> scalar
-    floor: float = -math.inf  # under it, the critic does worse than one that gives every sample the same score
+    floor: float = -math.inf  # under it, the critic is far more often wrong than right
     rests_at_zero: bool = False  # once samples are like data, which is then not to be told from a critic too weak
 
 

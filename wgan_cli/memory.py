@@ -131,5 +131,9 @@ def _too_little(config: TrainConfig, device: torch.device, there: int, processes
     )
     if fitting < processes:
         return f"{told}; no --batch fits, so take a lower --width or --size"
-    parts = "" if config.critic_norm == "batch" else f", or --micro-batch {fitting} for the same steps in parts"
+    share = -(-config.batch // processes)  # of a process, which takes its parts of that
+    part = 0 if config.critic_norm == "batch" else min(share, config.micro_batch or share) // 2
+    while part and of_step(replace(config, micro_batch=part))(share) > SPARE * there:
+        part //= 2
+    parts = f", or --micro-batch {part} for the same steps in parts" if part else ""
     return f"{told}; try --batch {fitting}{parts}"

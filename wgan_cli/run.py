@@ -16,12 +16,12 @@ from . import DivergedError, UsageError, WganError, checkpoint, curve, report, s
 from .config import TrainConfig
 from .console import Console
 from .data.dataset import Dataset
-from .files import copy, replacing, sweep
+from .files import copy, newest_of, numbered_of, replacing, sweep
 from .state import State, check_same, save_state
 
 # What a run writes into its folder beside config.json, which vouches for it.
 _WRITTEN = re.compile(
-    r"ckpt(-\d{6,})?\.pt|metrics\.jsonl|(curve\.png|report\.html)|samples/(\d{6,}|newest)\.png|tensorboard/events\.out\..+"
+    r"ckpt(-\d{6,})?\.pt|metrics\.jsonl|curve\.png|report\.html|samples/(\d{6,}|newest)\.png|tensorboard/events\.out\..+"
 )
 
 
@@ -40,22 +40,10 @@ def check_folder(out: Path, config: TrainConfig, force: bool = False) -> None:
         check_same(out, checkpoint.load(newest)[1], config)
 
 
-def newest_of(out: Path) -> Path | None:
-    """The checkpoint that a run in `out` goes on from: ckpt.pt, or where a kill or a user has left none the last of the
-    numbered ones; None where there is no run."""
-    newest, numbered = out / "ckpt.pt", _numbered(out)
-    return newest if newest.exists() else numbered[max(numbered)] if numbered else None
-
-
 def config_of(out: Path) -> TrainConfig | None:
     """The settings of the run in `out`, None where there is none to go on with."""
     newest = newest_of(out)
     return (_config(out) or checkpoint.load(newest)[1]) if newest else None
-
-
-def _numbered(out: Path) -> dict[int, Path]:
-    """The checkpoints of --keep, by their steps."""
-    return {int(m[1]): file for file in out.glob("ckpt-*.pt") if (m := re.fullmatch(r"ckpt-(\d{6,})\.pt", file.name))}
 
 
 def _written(out: Path) -> list[str]:
@@ -143,7 +131,8 @@ class Run(Follower):
             content.write(json.dumps(config.as_dict(), indent=2).encode() + b"\n")
 
     def keep_records(self, step: int) -> float:
-        """Drop the records after `step`, which will be made again, and a half line; the seconds trained so far."""
+        """Drop the records and the grids after `step`, which will be made again, and a half line; the seconds trained
+        so far."""
         kept, seconds = [], 0.0
         for line in self.log.read_bytes().split(b"\n") if self.log.exists() else []:
             try:
@@ -155,6 +144,9 @@ class Run(Follower):
                 seconds = record.get("seconds", seconds)
         with replacing(self.log) as file:
             file.writelines(kept)
+        for grid in self.out.glob("samples/*.png"):
+            if re.fullmatch(r"\d{6,}", grid.stem) and int(grid.stem) > step:
+                grid.unlink()
         return float(seconds)
 
     @contextmanager
@@ -192,7 +184,7 @@ class Run(Follower):
         path = self.out / f"ckpt-{state.step:06}.pt" if keep else self.newest
         save_state(path, state, dataset)
         if keep:
-            found = _numbered(self.out)
+            found = numbered_of(self.out)
             for step in sorted(step for step in found if step <= state.step)[:-keep]:
                 found[step].unlink()
             copy(path, self.newest)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import accumulate, groupby, islice, repeat
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,25 +27,40 @@ from .sample import CHUNK, class_number, generate, latents, part, spread
 BATCH = 64
 
 
+class Share(NamedTuple):
+    """What is to be scored of the images of a list."""
+
+    counts: list[int]  # images that each item of the list holds
+    arrays: list[bool]  # whether it is an array
+    wanted: range  # of all the images, by number
+
+
+def share_of(items: Sequence[Item], shard: tuple[int, int] = (1, 1)) -> Share:
+    """The i-th of n parts of the images, in whole batches, so that all parts give the very scores that one process
+    gives."""
+    kinds = {path: _kind(Path(path)) for path in dict.fromkeys(item.path for item in items)}
+    counts = [kinds[item.path][1] for item in items]
+    batches, total = part(math.ceil(sum(counts) / BATCH), shard), sum(counts)
+    wanted = range(min(total, BATCH * batches.start), min(total, BATCH * batches.stop))
+    return Share(counts, [kinds[item.path][0] for item in items], wanted)
+
+
 def score_images(
     critic: nn.Module,
     config: TrainConfig,
     items: Sequence[Item],
     numbers: Mapping[Item, int] | None = None,
-    shard: tuple[int, int] = (1, 1),
+    share: Share | None = None,
 ) -> Iterator[tuple[str, np.float32 | BadFile, int]]:
     """(name, score, number of its class) of each image in order, prepared as in training; BadFile for one that cannot
     be read.
 
-    numbers: of their classes, as `class_numbers` gives them. shard: only the i-th of n parts of the images, in whole
-    batches, so that all parts give the very scores that one process gives. Decoding goes on in processes while the
-    critic runs. Raises UsageError for a critic of points.
+    numbers: of their classes, as `class_numbers` gives them. share: of the images, None: all. Decoding goes on in
+    processes while the critic runs. Raises UsageError for a critic of points.
     """
     if not config.size:
         raise UsageError("this checkpoint was trained on a toy set of points, so its critic cannot score images")
-    counts = [_count(Path(item.path)) for item in items]
-    batches = part(math.ceil(sum(counts) / BATCH), shard)
-    named = _read(config, items, counts, range(BATCH * batches.start, BATCH * batches.stop))
+    named = _read(config, items, share or share_of(items))
     while batch := list(islice(named, BATCH)):
         good = [(item, result.pixels) for item, _, result in batch if not isinstance(result, BadFile)]
         images = np.array([np.frombuffer(pixels, np.uint8) for _, pixels in good], np.uint8)
@@ -75,29 +91,29 @@ def class_numbers(classes: Sequence[str], items: Sequence[Item], name: str | Non
     return found
 
 
-def _count(path: Path) -> int:
-    """The images that a path holds; one of an array that cannot be read, which is told as one bad file."""
-    with suppress(WganError, OSError), open_array(path) if is_array(path) else nullcontext() as opened:
-        return opened[2][0] if opened else 1
-    return 1
+def _kind(path: Path) -> tuple[bool, int]:
+    """Whether a path is an array, and the images that it holds; one of an array that cannot be read, which is told as
+    one bad file."""
+    if not is_array(path):
+        return False, 1
+    with suppress(WganError, OSError), open_array(path) as opened:
+        return True, opened[2][0]
+    return True, 1
 
 
-def _read(
-    config: TrainConfig, items: Sequence[Item], counts: Sequence[int], wanted: range
-) -> Iterator[tuple[Item, str, Read | BadFile]]:
+def _read(config: TrainConfig, items: Sequence[Item], share: Share) -> Iterator[tuple[Item, str, Read | BadFile]]:
     """(item, name, what was read) of each wanted image; those of an array are named by their number."""
     read = partial(read_file, size=config.sides, channels=config.channels, fit=config.fit)
-    starts = accumulate(counts, initial=0)
+    starts, wanted = accumulate(share.counts, initial=0), share.wanted
     parts = [
-        (item, range(max(0, wanted.start - start), min(count, wanted.stop - start)))
-        for item, count, start in zip(items, counts, starts, strict=False)
+        (item, is_one, range(max(0, wanted.start - start), min(count, wanted.stop - start)))
+        for item, is_one, count, start in zip(items, share.arrays, share.counts, starts, strict=False)
     ]
-    found = [(item, places) for item, places in parts if places]
-    for arrays, group in groupby(found, lambda entry: is_array(Path(entry[0].path))):
+    for arrays, group in groupby((entry for entry in parts if entry[2]), lambda entry: entry[1]):
         if not arrays:
-            yield from ((item, item.name, result) for item, result in read_images([item for item, _ in group], read))
+            yield from ((item, item.name, result) for item, result in read_images([item for item, *_ in group], read))
             continue
-        for item, places in group:
+        for item, _, places in group:
             try:
                 _, results = read_array(Path(item.path), config.sides, config.channels, config.fit, places.start)
                 for number, result in zip(places, results, strict=False):

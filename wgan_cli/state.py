@@ -35,7 +35,7 @@ class State:
     ema: nn.Module | None
     optimizer_generator: torch.optim.Optimizer
     optimizer_critic: torch.optim.Optimizer
-    rng: torch.Generator  # of latents, flips, noise, mixing: drawn in this order in a critic step
+    rng: torch.Generator  # of latents, flips, augmentation, noise, mixing: drawn in this order in a critic step
     step: int = 0  # generator updates done
     batches: int = 0  # of real data taken
     dials: Now | None = None  # what the steps read instead of the schedule (`graph`)
@@ -96,7 +96,8 @@ def _optimizer(config: TrainConfig, network: nn.Module, rate: float) -> torch.op
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: Any, config: TrainConfig, updates: int) -> None:
     """Its state after so many updates; rates and the like are the config's. ValueError for one that does not fit."""
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+    if saved["state"]:  # else that of a run which has stopped before the first of its steps, and what is made stays
+        optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
     names = {"adam": ("step", "exp_avg", "exp_avg_sq"), "rmsprop": ("step", "square_avg"), "sgd": ()}[config.optimizer]
     (group,) = optimizer.param_groups
     for p in group["params"]:

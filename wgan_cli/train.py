@@ -16,16 +16,16 @@ from .console import Console, duration, in_words
 from .data.dataset import Batch, Dataset
 from .data.feed import feed
 from .device import arithmetic, fitting_threads, kept_waiting
-from .files import copy
+from .files import copy, newest_of
 from .memory import in_bytes, of_step
 from .networks import parameter_count
-from .run import Follower, Run, newest_of, record
+from .run import Follower, Run, record
 from .schedule import COOLDOWN
 from .signals import Stop, told
 from .state import State, new_state, restored_state
 from .step import critic_step, generator_step
 from .verdict import judge
-from .watch import COMPARE_EVERY, check_alike, check_steps, check_weights, compare
+from .watch import COMPARE_EVERY, check_steps, check_weights, check_weights_alike, compare
 
 FIRST_SAVE, SAVE_AFTER = 60.0, 600.0  # seconds to the first checkpoint and grid, and between later ones at most
 PACE_AFTER = 15.0  # seconds of training, before the length of the run is told, and what holds it up
@@ -169,7 +169,7 @@ def train(
             check_steps(state, unchecked, run.kept)
             run.check_there(state.step)
             check_weights(state, run.kept)
-            check_alike(state)
+            check_weights_alike(state)
             if samples or at_once:
                 run.write_grid(state, numbered=samples)
             if saves or at_once:

@@ -153,7 +153,7 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
         (
             "diverged",
             estimate < ESTIMATES[name].floor,
-            f"the estimate is {estimate:.3g}: the critic does worse than by saying the same of all",
+            f"the estimate is {estimate:.3g}: the critic is far more often wrong than right",
         ),
         (
             "diverged",

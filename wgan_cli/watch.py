@@ -17,6 +17,7 @@ from .rows import mapped
 from .sample import generate, latents, to_output
 from .state import State, other_seed
 from .step import autocast, flipped, noisy, normal
+from .variants import Variant
 
 COMPARE_EVERY = 250  # updates of the critic, so that it takes some hundredths of the time at most
 COMPARE_BATCHES = 4
@@ -43,7 +44,6 @@ def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[st
     )
     parts = {"training": training, "heldout": heldout} if heldout else {"training": training}
     estimates: dict[str, list[Tensor]] = {part: [] for part in parts}  # [B] each, one from each real sample
-    from_each = torch.func.vmap(record.estimate.distance, (0, None))
     apart_fake = apart_real = 0.0
     for number in range(state.batches, state.batches + COMPARE_BATCHES):
         batches = [data.batch(number, config.batch, config.seed, state.device) for data in parts.values()]
@@ -54,7 +54,7 @@ def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[st
         for part, (real, labels) in zip(parts, batches, strict=True):
             with autocast(state):
                 on_real = critic((noisy(aside, flipped(aside, real)), labels)).float()
-            estimates[part].append(from_each(on_real, on_fake))
+            estimates[part].append(_from_each(record, on_real, labels, on_fake, y))
         apart_fake += float(torch.pdist(fake.flatten(1)).mean())
         apart_real += float(torch.pdist(real.flatten(1)).mean())
     figures = {f"{record.estimate.name}_{part}": torch.cat(values).mean() for part, values in estimates.items()}
@@ -64,6 +64,17 @@ def compare(state: State, training: Dataset, heldout: Dataset | None) -> dict[st
     if apart_real > 0:  # neither one image over and over, nor batches of one
         figures["diversity"] = torch.tensor(apart_fake / apart_real, device=state.device)
     return figures | {"distance": torch.tensor(distance(state, heldout or training), device=state.device)}
+
+
+def _from_each(record: Variant, on_real: Tensor, labels: Tensor | None, on_fake: Tensor, y: Tensor | None) -> Tensor:
+    """[B] estimates, one from each real sample against all fakes; where a critic of classes compares pairs, which are
+    of one class, against those of its class, as far as there are such."""
+    estimate = record.estimate.distance
+    if not record.pairs or labels is None or y is None:
+        return torch.func.vmap(estimate, (0, None))(on_real, on_fake)
+    same = labels[:, None] == y
+    same |= ~same.any(1, keepdim=True)
+    return torch.stack([estimate(score, on_fake[of_class]) for score, of_class in zip(on_real, same, strict=True)])
 
 
 def distance(state: State, data: Dataset) -> float:
@@ -108,7 +119,7 @@ def check_weights(state: State, kept: str) -> None:
                 raise _diverged(state, state.step, f"{name} of the {network} is not finite", kept)
 
 
-def check_alike(state: State) -> None:
+def check_weights_alike(state: State) -> None:
     """WganError for a weight that is not the same in each process of several."""
     if not distributed.in_all():
         return

@@ -144,6 +144,7 @@ def evaluate(
     space, drawn = "pixels" if config.size else "points", []
     for number, records in enumerate(evaluate(runs, held, console, plan, **asked, by_name=bool(names))):
         drawn.append(records)
+        console.erase()
         if as_json:
             for record in records:
                 click.echo(json.dumps(record))

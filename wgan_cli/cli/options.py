@@ -130,14 +130,13 @@ def null_option(section: str = "Options") -> Callable[[F], F]:
 any_path = click.Path(readable=False)  # any text, which the shell completes as a path
 
 
-def checkpoint_argument(required: bool = True) -> Callable[[F], F]:
+def checkpoint_argument() -> Callable[[F], F]:
     """CKPT: a checkpoint, or a run folder, which stands for its newest checkpoint."""
     return click.argument(
         "checkpoint",
         type=click.Path(exists=True, path_type=Path),
-        metavar="CKPT" if required else "[CKPT]",
-        required=required,
-        callback=lambda ctx, param, path: newest_checkpoint(path) if required else path,
+        metavar="CKPT",
+        callback=lambda ctx, param, path: newest_checkpoint(path),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -68,13 +69,15 @@ def fast_command(data: str, settings: Mapping[str, Any], facts: Mapping[str, Any
 def to_go_on(data: str, here: Place, begun: bool) -> str:
     """The line of a stop that says how the run is gone on with.
 
-    begun: whether this command's own run has begun; --force, which deletes the one before, is then left out.
+    begun: whether this command's own run has begun; --force, which deletes the one before, is then left out, and taken
+    out of the environment.
     """
     words = [word for word in sys.argv[1:] if word != "--force" or not begun]
     if here.size > here.local_size:
         return f"To go on: the same torchrun on each machine, with -m wgan_cli {shlex.join(words)}"
     several = ["torchrun", "--nproc-per-node", str(here.local_size), "-m", "wgan_cli"]
-    again = shlex.join([*(several if here.size > 1 else ["wgan"]), *words])
+    unforced = ["env", "-u", "WGAN_TRAIN_FORCE"] if begun and "WGAN_TRAIN_FORCE" in os.environ else []
+    again = shlex.join([*unforced, *(several if here.size > 1 else ["wgan"]), *words])
     return f"To go on: {'the same list into ' if data == '-' else ''}{again}"
 
 

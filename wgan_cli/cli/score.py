@@ -66,17 +66,18 @@ def critic_score(
         raise UsageError(f"--shard {shard[0]}/{shard[1]}: --summary is of all images; take it in a run of its own")
     check_stdout()
 
-    from ..checkpoint import network
+    from ..checkpoint import networks
     from ..data.decode import BadFile
     from ..data.source import find_images, read_paths
-    from ..score import class_numbers, mean_on_samples, score_images
+    from ..score import class_numbers, mean_on_samples, score_images, share_of
 
-    critic, config, _ = network(checkpoint, "critic", device)
+    # Of one reading, as a run may write another checkpoint meanwhile.
+    (critic, *others), config, _ = networks(checkpoint, ("critic", "generator") if summary else ("critic",), device)
     listed = [path for name in paths for path in (read_paths(sys.stdin.buffer, null) if name == "-" else [name])]
     items = find_images(listed)
-    numbers = class_numbers(config.classes, items, class_name)
+    numbers, share = class_numbers(config.classes, items, class_name), share_of(items, shard)
     stdout, scores, of_class, bad = sys.stdout.buffer, [], [], 0
-    for name, result, number in score_images(critic, config, items, numbers, shard):
+    for name, result, number in score_images(critic, config, items, numbers, share):
         if isinstance(result, BadFile):
             bad += 1
             console.error(f"{name}: {result.reason}")
@@ -85,12 +86,11 @@ def critic_score(
         of_class.append(number)
         stdout.write(_score_record(name, str(result), null, as_json))
         if not stdout.isatty():  # where a bar would run into the records
-            done = len(scores) + bad
-            console.progress("scoring", done, max(len(items), done))  # an array holds many images
+            console.progress("scoring", len(scores) + bad, len(share.wanted))
+    console.erase()  # an array that breaks off counts as one
     if summary and scores:
-        generator, *_ = network(checkpoint, "generator", device)
         mean = sum(scores) / len(scores)
-        on_samples = mean_on_samples(critic, generator, config, len(scores), seed, of_class if numbers else ())
+        on_samples = mean_on_samples(critic, others[0], config, len(scores), seed, of_class if numbers else ())
         figures = {
             "images": len(scores),
             "mean_real": mean,

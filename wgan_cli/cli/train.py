@@ -249,7 +249,7 @@ def train(
                 if config.labels != "none":
                     facts["classes"], labels = read_labels(source, config.labels)
                 if not (source.items and {"size", "channels"} <= given.keys()):
-                    facts |= probe(source, console, stop.reason)
+                    facts |= probe(source, console, *(() if dry_run else (stop.reason,)))
 
             from ..memory import enough
             from ..run import check_folder, config_of

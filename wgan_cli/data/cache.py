@@ -31,7 +31,7 @@ from .pool import read_images
 from .source import Source, digest
 from .toys import toy_points
 
-CACHE_VERSION = 3  # to be raised when the same file would be decoded into other pixels, or noted in another way
+CACHE_VERSION = 4  # to be raised when the same file would be decoded into other pixels, or noted in another way
 
 
 def probe(source: Source, console: Console, should_stop: Callable[[], Reason | None] = lambda: None) -> dict[str, int]:
@@ -45,7 +45,7 @@ def probe(source: Source, console: Console, should_stop: Callable[[], Reason | N
         with open_array(source.array) as (_, _, shape):
             height, width, channels = image_shape(shape)
             return {"size": auto_size(min(height, width)), "channels": channels}
-    note = cache_folder() / f"{source.key}.look.json"
+    note = cache_folder() / f"{source.key}.{CACHE_VERSION}.look.json"
     facts = _note(note) or {}
     if "said" not in facts:
         with _caching(), replacing(note) as file:  # a cache that cannot be written is found before images are read
@@ -97,7 +97,7 @@ def _look_at_images(
         good = [item for item, result in zip(source.items, seen, strict=True) if isinstance(result, Look)][grey:]
         # The first image of a coloured set tells, so few are read ahead; only a grey set is read to its end.
         for _, is_so in chain(read_images(good[:4], is_grey), read_images(good[4:], is_grey)):
-            if is_so is not True:
+            if is_so is False:  # one that is cut short tells nothing
                 break
             grey += 1
             console.progress("looking for colour", grey, len(looks))

@@ -16,7 +16,7 @@ from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
 
-from PIL import Image, ImageChops, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageOps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,7 +156,9 @@ def _fitted(image: Image.Image, size: Sides, channels: int, fit: str) -> Image.I
     """
     high, wide = size
     # A JPEG is decoded at 1/2, 1/4 or 1/8 scale where that leaves twice the size; others take no draft.
-    image.draft("L" if channels == 1 and image.mode == "RGB" else "", (2 * wide, 2 * high))
+    on_its_side = high != wide and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    twice = (2 * high, 2 * wide) if on_its_side else (2 * wide, 2 * high)
+    image.draft("L" if channels == 1 and image.mode == "RGB" else "", twice)
     ImageOps.exif_transpose(image, in_place=True)
     image = _to_mode(image, {1: "L", 3: "RGB", 4: "RGBA"}[channels])
     width, height = image.size

@@ -27,14 +27,16 @@ def refusal(height: int, width: int) -> str | None:
 
 
 def generator(config: TrainConfig) -> Network:
-    """[B, L] -> [B, C, H, W] in [-1, 1]: linear to a 4x4 grid, then doublings, by transposed convolution or
-    (--upsample nearest) by nearest-neighbour upsampling and a 3x3 convolution, which weigh all pixels alike.
+    """[B, L] -> [B, C, H, W] in [-1, 1]: linear to the grid (`padding.grid`; 4x4 of 64), then doublings, by transposed
+    convolution or (--upsample nearest) by nearest-neighbour upsampling and a 3x3 convolution, which weigh all pixels
+    alike.
 
     With --upsample blurred the last transposed convolution is blurred as the run ends (`schedule`): noise of single
     pixels goes.
 
     With --generator-norm self the latent scales and shifts each feature map after its batch norm (Chen et al. 2019,
-    arXiv 1810.01365, equations 1 and 2, with one linear layer where the paper has two): colour, which is one thing all
+    arXiv 1810.01365, equations 1 and 2, on top of the norm's own scale and shift, and with one linear layer where the
+    paper has two): colour, which is one thing all
     over an image, needs no way through the convolutions.
     """
     from torch import nn
@@ -61,7 +63,7 @@ def generator(config: TrainConfig) -> Network:
 
 
 def critic(config: TrainConfig) -> Critic:
-    """[B, C, H, W] -> [B]: halvings by strided convolution to a 4x4 grid, then linear."""
+    """[B, C, H, W] -> [B]: halvings by strided convolution to the grid (`padding.grid`; 4x4 of 64), then linear."""
     from torch import nn
 
     from .batch_norm import BatchNorm2d
@@ -81,7 +83,7 @@ def critic(config: TrainConfig) -> Critic:
 
 
 def _feature_maps(config: TrainConfig) -> list[int]:
-    """Feature maps at each side from half the padded size down to 4, for a critic; 64: w, 2w, 4w, 8w."""
+    """Feature maps at each side from half the padded size down to the grid, for a critic; 64: w, 2w, 4w, 8w."""
     return [config.width * min(2**k, MAX_FACTOR) for k in range(halvings(config.sides))]
 
 

@@ -6,8 +6,6 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .. import UsageError
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -39,8 +37,6 @@ def critic(config: TrainConfig) -> Critic:
 
     from .network import Critic, PiecewiseLinear
 
-    if config.critic_norm == "batch" and config.batch == 1:
-        raise UsageError("--batch 1: batch norm in the critic of an mlp needs samples to compare; take 2 or more")
     layers = _layers(math.prod(config.shape), config.width, 1, config.critic_norm)
     return (PiecewiseLinear if config.critic_norm == "none" else Critic)(nn.Sequential(nn.Flatten(), *layers))
 

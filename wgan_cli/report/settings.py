@@ -66,6 +66,7 @@ def command(config: TrainConfig) -> list[str]:
             continue
         value = getattr(config, name)
         parts.append([flag(name)] if value is True else [flag(name), told(value)])
+    parts += [["--time-limit", "TIME"]] if config.by_time else []
     return [shlex.join(words) for words in (*parts, ["-o", "run"])]
 
 
