@@ -56,6 +56,7 @@ def test_a_preset_goes_by_the_images_as_they_are_trained_on() -> None:
     colour = resolve({}, {"size": 32, "channels": 3}, "fast")[0]
     made_grey = resolve({"channels": 1}, {"size": 32, "channels": 3}, "fast")[0]
     assert (colour.generator_norm, made_grey.generator_norm) == ("self", "batch")
+    assert (colour.width, colour.width_critic, made_grey.width, made_grey.width_critic) == (40, 16, 24, None)
     assert made_grey == resolve({}, {"size": 32, "channels": 1}, "fast")[0]
 
 
@@ -239,6 +240,6 @@ def test_with_a_limit_of_time_the_fast_preset_takes_what_steps_there_are() -> No
 
 def test_a_run_from_before_there_were_schedules_has_one_rate() -> None:
     config, _ = resolve({}, FACTS)
-    old = {k: v for k, v in config.as_dict().items() if k not in ("lr_critic", "lr_decay", "augment")}
+    old = {k: v for k, v in config.as_dict().items() if k not in ("lr_critic", "width_critic", "lr_decay", "augment")}
     assert TrainConfig.from_dict(old) == config
     assert (config.lr_critic, config.lr_decay, config.augment) == (None, "none", None)

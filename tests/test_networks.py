@@ -10,7 +10,7 @@ from torch import nn
 
 from wgan_cli import UsageError
 from wgan_cli.config import TrainConfig, resolve
-from wgan_cli.networks import ARCHITECTURES, build_critic, build_generator, has_batch_norm
+from wgan_cli.networks import ARCHITECTURES, build_critic, build_generator, has_batch_norm, parameter_count
 from wgan_cli.networks.batch_norm import ModulatedBatchNorm2d
 
 DCGAN_SHAPES = [(14, 1), (16, 3), (28, 1), (32, 3), (56, 2), (64, 3), (64, 4), (112, 1), (128, 5), (224, 3), (256, 1)]
@@ -50,6 +50,16 @@ def test_dcgan_has_the_papers_layers_at_64() -> None:
     first, last = list(generator.children())[0], list(critic.modules())[-1]
     assert isinstance(first, nn.Linear) and first.out_features == 32 * 4 * 4
     assert isinstance(last, nn.Linear) and (last.in_features, last.out_features) == (32 * 4 * 4, 1)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_critic_may_have_a_width_of_its_own(arch: str) -> None:
+    def weights(**widths: int) -> list[int]:
+        config = small(arch=arch, size=32, channels=3, **widths)
+        return [parameter_count(build_generator(config)), parameter_count(build_critic(config))]
+
+    wide, narrow = weights(width=8), weights(width=4)
+    assert weights(width=8, width_critic=4) == [wide[0], narrow[1]] != weights(width=4, width_critic=8)
 
 
 def test_modulated_norm_is_scaled_and_shifted_by_its_latent() -> None:

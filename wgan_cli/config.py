@@ -65,6 +65,7 @@ RANGES: Mapping[str, Range] = {
     "micro_batch": Range(1),
     "latent": Range(1),
     "width": Range(1),
+    "width_critic": Range(1),
     "n_critic": Range(1),
     "critic_warmup": Range(0),
     "lr": Range(0.0, low_open=True),
@@ -79,22 +80,20 @@ RANGES: Mapping[str, Range] = {
     "keep": Range(0),
     "sample_every": Range(1),
 }
+MAY_BE_NONE = ("width_critic", "micro_batch", "lr_critic", "clip", "gp_weight")
 NO_FLAG = ("classes", "begun")  # settings that follow from the data and from the run
 BETA = Range(0.0, 1.0, high_open=True)
 WARM, WARM_EVERY = 25, 500  # generator steps, in the code of Arjovsky et al. 2017
 
 # What an optimizer needs where the variant's paper used another one: torch's defaults.
-_OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "adam": {"betas": (0.9, 0.999)},
-    "rmsprop": {},
-    "sgd": {},
-}
+_OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"adam": {"betas": (0.9, 0.999)}}
 
 
 def _fast(images: Mapping[str, Any], timed: bool) -> Mapping[str, Any]:
     """Beyond the papers: what reaches good samples soonest on two cores of a CPU (docs/speed.md)."""
     settings = {"latent": 16, "width": 24, "batch": 32, "lr": 1.5e-3, "n_critic": 1, "ema": 0.99}
     in_colour = {"generator_norm": "self", "upsample": "blurred", "batch": 16, "gp_weight": 1.0, "lr_decay": "cooldown"}
+    in_colour |= {"width": 40, "width_critic": 16}
     of_colour = in_colour if images["channels"] > 1 else {}
     steps = MOST_STEPS if timed and not _ends({**settings, **of_colour, **images}) else 10_000
     return {**settings, **of_colour, "steps": steps, "precision": "auto"}
@@ -141,6 +140,7 @@ class TrainConfig:
     micro_batch: int | None = _may_change(None)  # samples that gradients are taken of at a time; None: of all
     latent: int = 100
     width: int = 64
+    width_critic: int | None = None  # None: that of width
     n_critic: int = 5
     critic_warmup: int = 0  # critic steps before the generator's first WARM steps and each WARM_EVERY-th; 0: n_critic
     optimizer: str = "adam"
@@ -212,9 +212,7 @@ class TrainConfig:
                 )
         for name, numbers in RANGES.items():
             value = getattr(self, name)
-            unused = (name, value) in (("size", 0), ("steps", MOST_STEPS)) or (
-                name in ("micro_batch", "lr_critic", "clip", "gp_weight") and value is None
-            )
+            unused = (name, value) in (("size", 0), ("steps", MOST_STEPS)) or (name in MAY_BE_NONE and value is None)
             of_two = name == "size" and isinstance(value, tuple) and len(value) == 2
             if not unused and not all(map(numbers.holds, value if of_two else [value])):
                 raise UsageError(f"{flag(name)} {in_pixels(value)}: must be {numbers}")
@@ -300,7 +298,7 @@ def resolve(
         paper = {k: v for k, v in paper.items() if k != "betas"}
     layers: list[tuple[str, Mapping[str, Any]]] = [
         ("default", general),
-        (f"optimizer {optimizer}", _OPTIMIZER_DEFAULTS[optimizer]),
+        (f"optimizer {optimizer}", _OPTIMIZER_DEFAULTS.get(optimizer, {})),
         (f"variant {variant}", paper),
         (f"arch {arch}", ARCHITECTURES[arch].DEFAULTS),
         (f"preset {preset}", PRESETS[preset]({**general, **facts, **given}, timed)),

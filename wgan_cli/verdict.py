@@ -53,7 +53,7 @@ ADVICE = {
     "converged": "sample; more steps change little",
     "too-early": "go on",
     "critic-overfits": "go on with more (--new-data), start anew with --augment, or take an earlier checkpoint",
-    "critic-too-weak": "start anew with a larger --n-critic or --width",
+    "critic-too-weak": "start anew with a larger --n-critic or --width-critic",
     "collapsed": "start anew with another --seed, --lr or --variant",
     "diverged": "start anew with a lower --lr",
 }

@@ -95,6 +95,7 @@ def _variants_text() -> str:
 @null_option(DATA)
 @option("--new-data", is_flag=True, help="Go on with a run though --data has changed.", section=DATA)
 @setting("width", NETWORKS, help="Feature maps or hidden units.")
+@setting("width_critic", NETWORKS, help="Those of the critic.  [default: --width]")
 @setting("latent", NETWORKS, help="Dimensions of the latent (by default 64 in an r3).")
 @setting(
     "critic_norm",

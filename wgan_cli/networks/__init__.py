@@ -40,7 +40,7 @@ def build_generator(config: TrainConfig) -> nn.Module:
 
 def build_critic(config: TrainConfig) -> Critic:
     """Called `net(x, y)`, as the generator."""
-    critic: Critic = ARCHITECTURES[config.arch].critic(config)
+    critic: Critic = ARCHITECTURES[config.arch].critic(replace(config, width=config.width_critic or config.width))
     if config.classes:
         critic.project(len(config.classes))
     if config.record.constraint == "spectral":
