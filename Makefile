@@ -53,7 +53,7 @@ $(DEMO)/ranking.tsv: $(DEMO)/ckpt.pt $(DEMO)/grid.png
 	@head -n 3 $@; echo ...; tail -n 3 $@
 
 test: $(INSTALLED) ## the whole test suite, in two processes, a file in one of them (8 minutes)
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -390,7 +390,7 @@ def png(value: int = 0) -> bytes:
         ("--data {images} --lr nan", 2, ["--lr nan"]),
         ("--data {images} --lr inf", 2, ["--lr inf"]),
         ("--data {images} --lr fast", 2, ["--lr", "fast"]),
-        ("--data {images} --steps 0", 2, ["--steps", "0 is not in the range x>=1"]),
+        ("--data {images} --steps 0", 2, ["--steps", "0 is not in the range 1<=x<=999999999"]),
         ("--data {images} --steps 1.5", 2, ["--steps", "1.5"]),
         ("--data {images} --seed -1", 2, ["--seed", "-1"]),
         ("--data {images} --betas 0.5", 2, ["--betas"]),
@@ -676,7 +676,7 @@ def test_unknown_command_with_a_way_on() -> None:
 
 
 def test_a_traceback_only_with_debug(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wgan_cli.checkpoint.network", lambda *words: 1 / 0)
+    monkeypatch.setattr("wgan_cli.checkpoint.networks", lambda *words: 1 / 0)
     words = ("critic-score", save(new_run(), Path("ckpt.pt")), images)
     check_refused(call(*words), 1, "ZeroDivisionError: division by zero", "--debug")
     with pytest.raises(ZeroDivisionError):

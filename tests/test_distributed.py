@@ -110,6 +110,7 @@ def test_steps_are_those_of_one_process(here: Path) -> None:
         assert not wrong
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_of_several_is_a_run(by_two: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     """The images are decoded once, the checkpoint moves between numbers of processes, and one process speaks."""
     monkeypatch.chdir(by_two.run.parent)
