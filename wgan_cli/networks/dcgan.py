@@ -36,8 +36,7 @@ def generator(config: TrainConfig) -> Network:
 
     With --generator-norm self the latent scales and shifts each feature map after its batch norm (Chen et al. 2019,
     arXiv 1810.01365, equations 1 and 2, on top of the norm's own scale and shift, and with one linear layer where the
-    paper has two): colour, which is one thing all
-    over an image, needs no way through the convolutions.
+    paper has two): colour, which is one thing all over an image, needs no way through the convolutions.
     """
     from torch import nn
 
