@@ -25,7 +25,7 @@ from wgan_cli.data.dataset import Batch
 from wgan_cli.state import State, new_state
 from wgan_cli.variants import VARIANTS
 
-BATCH, STEPS = 7, 2  # which three processes share unevenly
+BATCH, STEPS = 7, 2  # which two or three processes share unevenly
 CASES: dict[str, dict[str, Any]] = {f"{name} mlp": {"variant": name, "arch": "mlp"} for name in VARIANTS}
 CASES |= {
     "batch norm in both": {"variant": "ns", "arch": "dcgan", "critic_norm": "batch", "size": 16},

@@ -94,9 +94,9 @@ def train(size: int, *words: str, mishap: str = "", given: tuple[str, ...] = ())
     return ended(torchrun(size, *begin, *TRAIN, *words, given=given))
 
 
-def test_steps_are_those_of_one_process(here: Path) -> None:
+@pytest.mark.parametrize("size", [2, 3])
+def test_steps_are_those_of_one_process(here: Path, size: int) -> None:
     """For every variant and norm, with uneven shares: weights, figures, and what is drawn. Nothing is left of gloo."""
-    size = 3
     process = torchrun(size, PEERS, "equal", here)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err

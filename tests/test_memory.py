@@ -88,8 +88,8 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     part."""
 
     def set_room(there: int) -> None:
-        def of_step(config: TrainConfig) -> Callable[[int], int]:
-            return lambda batch: 1000 + 80 * min(batch, config.micro_batch or batch) + 20 * batch
+        def of_step(config: TrainConfig) -> Callable[..., int]:
+            return lambda batch, part=config.micro_batch: 1000 + 80 * min(batch, part or batch) + 20 * batch
 
         monkeypatch.setattr(memory, "room", lambda device: there)
         monkeypatch.setattr(memory, "of_step", of_step)

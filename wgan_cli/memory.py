@@ -57,8 +57,9 @@ def _tensors(value: Any) -> list[Tensor]:
     return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, (tuple, list)) else []
 
 
-def of_step(config: TrainConfig) -> Callable[[int], int]:
-    """Batch -> bytes at the fullest moment of a step: weights, gradients, moments, averages and what lies between.
+def of_step(config: TrainConfig) -> Callable[..., int]:
+    """(batch, --micro-batch: that of config) -> bytes at the fullest moment of a step: weights, gradients, moments,
+    averages and what lies between.
 
     The same operations follow each other whatever the batch is, and what is held after each of them grows evenly with
     it. With --micro-batch an upper bound: the critic's step of a part; what the generator's holds of the other samples,
@@ -66,7 +67,7 @@ def of_step(config: TrainConfig) -> Callable[[int], int]:
     what the libraries under torch take for themselves.
     """
     courses: list[list[list[int]]] = []  # of each size, of each step
-    part, config = config.micro_batch, replace(config, micro_batch=None)
+    given, config = config.micro_batch, replace(config, micro_batch=None)
     with distributed.alone(), Held() as held:
         state = new_state(config, torch.device("cpu"))
         for size in (FEW, FEW, SOME):  # the first makes the moments
@@ -85,7 +86,7 @@ def of_step(config: TrainConfig) -> Callable[[int], int]:
 
     critic, generator = zip(*courses[1:], strict=True)
 
-    def held_at_most(size: int) -> int:
+    def held_at_most(size: int, part: int | None = given) -> int:
         if part is None or part >= size:
             return max(most(size, *critic), most(size, *generator))
         others = most(size, *generator) - most(part, *generator)
@@ -133,7 +134,7 @@ def _too_little(config: TrainConfig, device: torch.device, there: int, processes
         return f"{told}; no --batch fits, so take a lower --width or --size"
     share = -(-config.batch // processes)  # of a process, which takes its parts of that
     part = 0 if config.critic_norm == "batch" else min(share, config.micro_batch or share) // 2
-    while part and of_step(replace(config, micro_batch=part))(share) > SPARE * there:
+    while part and bytes_of(share, part) > SPARE * there:
         part //= 2
     parts = f", or --micro-batch {part} for the same steps in parts" if part else ""
     return f"{told}; try --batch {fitting}{parts}"
