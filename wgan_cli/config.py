@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from . import UsageError
 from .augment import OPERATIONS
+from .console import in_pixels
 from .networks import ARCHITECTURES
 from .variants import VARIANTS, Variant
 
@@ -336,11 +337,6 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]
         fixed.add("steps")
     pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(TrainConfig) if f.name in fixed]
     return [(name, in_pixels(before), in_pixels(now)) for name, before, now in pairs if before != now]
-
-
-def in_pixels(size: Any) -> Any:
-    """A size as it is given, 64 or 96x64; other values as they are."""
-    return "x".join(map(str, size)) if isinstance(size, (tuple, list)) and {*map(type, size)} == {int} else size
 
 
 def flag(name: str) -> str:

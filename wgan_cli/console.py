@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -118,6 +118,19 @@ def number(value: float) -> str:
     """`0.001`, as short as it goes, and no other number."""
     short = f"{value:g}"
     return short if float(short) == value else repr(value)
+
+
+def in_pixels(size: Any) -> Any:
+    """A size as it is given, 64 or 96x64; other values as they are."""
+    return "x".join(map(str, size)) if isinstance(size, (tuple, list)) and {*map(type, size)} == {int} else size
+
+
+def plain(value: Any) -> str:
+    """A setting's value as a flag takes it, `-` where there is none."""
+    value = in_pixels(value)
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(plain, value))
+    return number(value) if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def duration(seconds: float) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from .. import UsageError
-from ..console import Console, printable, sparkline
+from ..console import Console, plain, printable, sparkline
 from ..files import check_writable, newest_checkpoint
-from .options import any_path, check_stdout, command, null_option, option, plain
+from .options import any_path, check_stdout, command, null_option, option
 
 COMPARING = """
 Each run's estimate is of its own critic. To compare runs, compare their samples with the same images:

@@ -16,8 +16,8 @@ import click
 from click.core import ParameterSource
 
 from .. import UsageError
-from ..config import RANGES, Range, TrainConfig, flag, in_pixels
-from ..console import Console, number
+from ..config import RANGES, Range, TrainConfig, flag
+from ..console import Console, plain
 from ..files import newest_checkpoint
 from ..networks import ARCHITECTURES
 from ..variants import VARIANTS
@@ -174,13 +174,6 @@ def default_of(name: str) -> str:
             some = general is not None and sum(map(len, owners.values())) < len(records)
             return ", ".join([*told, f"else {plain(general)}"] if some else told)
     return plain(general)
-
-
-def plain(value: Any) -> str:
-    value = in_pixels(value)
-    if isinstance(value, (tuple, list)):
-        return ",".join(plain(v) for v in value)
-    return number(value) if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def betas(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:

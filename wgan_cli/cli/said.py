@@ -15,9 +15,8 @@ from click.core import ParameterSource
 
 from .. import UsageError
 from ..config import FAST_FOR, TrainConfig, differences, flag, resolve
-from ..console import in_short, printable
+from ..console import in_short, plain, printable
 from ..distributed import Place
-from .options import plain
 
 
 def preset_for(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..config import FAST_FOR, NO_FLAG, PRESETS, TrainConfig, flag, in_pixels, resolve
-from ..console import in_short, number
+from ..config import FAST_FOR, NO_FLAG, PRESETS, TrainConfig, flag, resolve
+from ..console import in_short, plain
 
 ORIGINS = {
     "default": "default of wgan",
@@ -65,17 +65,9 @@ def command(config: TrainConfig) -> list[str]:
         if name in NO_FLAG or (name == "steps" and config.by_time) or not (origin == "given" or name in varying):
             continue
         value = getattr(config, name)
-        parts.append([flag(name)] if value is True else [flag(name), told(value)])
+        parts.append([flag(name)] if value is True else [flag(name), plain(value)])
     parts += [["--time-limit", "TIME"]] if config.by_time else []
     return [shlex.join(words) for words in (*parts, ["-o", "run"])]
-
-
-def told(value: Any) -> str:
-    """A setting's value as a flag takes it."""
-    value = in_pixels(value)
-    if isinstance(value, (tuple, list)):
-        return ",".join(map(told, value))
-    return number(value) if isinstance(value, float) else str(value)
 
 
 def shown(value: Any) -> str:
@@ -84,7 +76,7 @@ def shown(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return in_short(value) if isinstance(value, tuple) and isinstance(value[0], str) else told(value)
+    return in_short(value) if isinstance(value, tuple) and isinstance(value[0], str) else plain(value)
 
 
 def setting_rows(config: TrainConfig) -> tuple[list[tuple[str, str, str, str]], list[bool]]:
