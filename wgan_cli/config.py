@@ -92,9 +92,9 @@ _OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"adam": {"betas": (0.9, 
 
 def _fast(images: Mapping[str, Any], timed: bool) -> Mapping[str, Any]:
     """Beyond the papers: what reaches good samples soonest on two cores of a CPU (docs/speed.md)."""
-    settings = {"latent": 16, "width": 32, "width_critic": 16, "batch": 32, "lr": 1.5e-3, "n_critic": 1, "ema": 0.99}
+    settings = {"latent": 16, "width": 24, "batch": 32, "lr": 1.5e-3, "n_critic": 1, "ema": 0.99}
     in_colour = {"generator_norm": "self", "upsample": "blurred", "batch": 16, "gp_weight": 1.0, "lr_decay": "cooldown"}
-    in_colour |= {"width": 40}
+    in_colour |= {"width": 40, "width_critic": 16}
     of_colour = in_colour if images["channels"] > 1 else {}
     steps = MOST_STEPS if timed and not _ends({**settings, **of_colour, **images}) else 10_000
     return {**settings, **of_colour, "steps": steps, "precision": "auto"}
