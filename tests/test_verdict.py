@@ -459,7 +459,8 @@ def test_distances_may_be_few_or_missing(kept: int) -> None:
     for record in having[:-kept]:
         del record["distance"]
     verdict = judge(records)
-    assert verdict.word == ("improving" if kept > 6 else "converged")
+    assert verdict.word == ("improving" if kept > 6 else "too-early")
+    assert ("what could be chance" in verdict.reason) == (kept < 7)
     assert ("distance_before" in verdict.figures) == (kept > 5) and "distance" in verdict.figures
 
 
@@ -550,6 +551,9 @@ def test_diverged() -> None:
     assert word(lambda t: (2.5 if t < 0.25 else 1.0) if t < 0.75 else 3.0) == "diverged"  # above where it came from
     assert word(lambda t: (1.5 if t < 0.25 else 1.0) if t < 0.75 else 3.0) == "converged"  # it had not come down much
     assert word(lambda t: 5 * t, **wild) == "diverged"
+    again = lambda t: 4.0 if t < 0.25 else 1.0 if t < 0.75 else 13.0  # noqa: E731  as in a short run in colour
+    assert word(again, distance=lambda t: 62 if t < 0.75 else 39) != "diverged"  # the critic has learnt more
+    assert word(again, distance=lambda t: 62 if t < 0.75 else 57) == "diverged"
     assert (
         word(lambda t: 0.3 if t < 0.25 else 1.2 if t < 0.5 else 1.0 + t / 10) == "converged"
     )  # the critic had to learn first

@@ -17,7 +17,8 @@ collapsed        samples lie less than half as far apart as data do, and still w
 critic-overfits  held-out data lose over a fifth of the estimate on training data, and over twice the standard error of
                  that difference
 diverged         the estimate had come down to half, and is above nine tenths of the batches of before, and over four
-                 times what it was in a middle quarter or above where it had come from
+                 times what it was in a middle quarter or above where it had come from; unless samples have come nearer
+                 by a tenth of their distance: then the critic has learnt more
 improving        the estimate has risen by a twentieth in each of the last two quarters, is above most batches of
                  before, and has risen by half as much again as any fall since the first quarter: the critic still
                  learns
@@ -27,7 +28,7 @@ worsening        the distance of samples from data is higher than before by more
                  comparisons of before, and has risen by half as much again as any fall in the last half of the steps
 improving        the distance is lower than before by more than its error, lower than most comparisons of before, and
                  has fallen by half as much again as any rise since the first quarter
-too-early        that error is over a twentieth of the distance, and follows from fewer than twenty comparisons
+too-early        that error is over a twentieth of the distance, or not known, with fewer than twenty comparisons
 converged        none of these
 
 "Any rise" and "any fall" are from the median of one eighth of the steps to that of any later one.
@@ -131,7 +132,10 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     distance, distance_earlier = median(now, "distance"), median(before, "distance")
     of_distances = twentieths(before, "distance")  # not numbers if there are less than two: no rule below holds
     distance_error = _error(*([r["distance"] for r in part if "distance" in r] for part in (before, now)))
-    unseen = distance_error / distance_earlier if distance_earlier else math.nan
+    much_nearer = distance < 0.9 * distance_earlier
+    chance = "too few comparisons tell what could be chance"
+    if distance_error > 0:
+        chance = f"{distance_error / distance_earlier:.0%} could be chance"
     farther = _largest_rise(medians(eight[2:], "distance"))
     nearer = _largest_rise([-value for value in medians(eight[4:], "distance")])
 
@@ -181,7 +185,7 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
         ),
         (
             "diverged",
-            0 < 2 * lowest < highest and estimate > max(top, min(4 * lowest, highest)),
+            0 < 2 * lowest < highest and estimate > max(top, min(4 * lowest, highest)) and not much_nearer,
             f"the estimate had come down to {lowest:.3g} and is up at {estimate:.3g} again; {state}",
         ),
         (
@@ -202,8 +206,8 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
         ),
         (
             "too-early",
-            unseen > 1 / 20 and comparisons < 20,
-            f"{moved}, and {unseen:.0%} could be chance; {trend}; {state}",
+            distance == distance and not distance_error <= distance_earlier / 20 and comparisons < 20,
+            f"{moved}, and {chance}; {trend}; {state}",
         ),
         ("converged", True, f"{trends}; {state}"),
     )
