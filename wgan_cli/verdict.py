@@ -28,7 +28,10 @@ worsening        the distance of samples from data is higher than before by more
                  comparisons of before, and has risen by half as much again as any fall in the last half of the steps
 improving        the distance is lower than before by more than its error, lower than most comparisons of before, and
                  has fallen by half as much again as any rise since the first quarter
-too-early        that error is over a twentieth of the distance, or not known, with fewer than twenty comparisons
+too-early        the distance is lower than before, and than in the quarter before that by more than the error of this
+                 difference and half as much again as any rise since: what is too slow for two quarters shows in three
+too-early        the error of two quarters is over a twentieth of the distance, or not known, with fewer than twenty
+                 comparisons
 converged        none of these
 
 "Any rise" and "any fall" are from the median of one eighth of the steps to that of any later one.
@@ -130,8 +133,10 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     diversity, diversity_earlier = median(now, "diversity"), median(before, "diversity")
     penalty, norm = median(now, "penalty"), median(now, "grad_norm")
     distance, distance_earlier = median(now, "distance"), median(before, "distance")
-    of_distances = twentieths(before, "distance")  # not numbers if there are less than two: no rule below holds
-    distance_error = _error(*([r["distance"] for r in part if "distance" in r] for part in (before, now)))
+    of_distances = twentieths(before, "distance")  # not numbers if there are less than two: no rule by these holds
+    distances = [[r["distance"] for r in part if "distance" in r] for part in quarters]
+    distance_error, error_since_second = _error(*distances[2:]), _error(distances[1], distances[3])
+    second = median(quarters[1], "distance")
     much_nearer = distance < 0.9 * distance_earlier
     chance = "too few comparisons tell what could be chance"
     if distance_error > 0:
@@ -203,6 +208,11 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
             "improving",
             distance < min(of_distances[4], distance_earlier - max(distance_error, 1.5 * farther)),
             f"{moved}; {trend}; {state}",
+        ),
+        (
+            "too-early",
+            distance < min(second - max(error_since_second, 1.5 * farther), distance_earlier),
+            f"{moved} and {second:.3g} in the one before that; {trend}; {state}",
         ),
         (
             "too-early",
