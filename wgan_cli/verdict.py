@@ -132,11 +132,10 @@ def judge(records: Sequence[Mapping[str, Any]]) -> Verdict:
     error = math.hypot(heldout_error, training_error if training_error == training_error else heldout_error)
     diversity, diversity_earlier = median(now, "diversity"), median(before, "diversity")
     penalty, norm = median(now, "penalty"), median(now, "grad_norm")
-    distance, distance_earlier = median(now, "distance"), median(before, "distance")
+    second, distance_earlier, distance = (median(quarter, "distance") for quarter in quarters[1:])
     of_distances = twentieths(before, "distance")  # not numbers if there are less than two: no rule by these holds
     distances = [[r["distance"] for r in part if "distance" in r] for part in quarters]
     distance_error, error_since_second = _error(*distances[2:]), _error(distances[1], distances[3])
-    second = median(quarters[1], "distance")
     much_nearer = distance < 0.9 * distance_earlier
     chance = "too few comparisons tell what could be chance"
     if distance_error > 0:

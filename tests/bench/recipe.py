@@ -164,8 +164,8 @@ def run(place: Path, asked: argparse.Namespace, pace: Pace, setting: str, seed: 
     shutil.copy(out / "ckpt.pt", asked.out / f"{name}-{after}.pt")
     wgan("sample", out, "-n", 32, "--nrow", 16, "-o", asked.out / f"{name}-{after}.png", threads=1)
     last = read(out / "metrics.jsonl")[-1]
-    told = {"setting": setting, "seed": seed, "after": after, "steps": steps}
-    told |= {"trained": last["seconds"], "verdict": last["verdict"]}  # with one thread, beside what else ran
+    told = {"setting": setting, "seed": seed, "after": after, "steps": steps, "verdict": last["verdict"]}
+    told["trained"] = last["seconds"]  # with one thread, beside what else ran
     return told | distances(out, asked)
 
 
