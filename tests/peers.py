@@ -30,6 +30,7 @@ CASES: dict[str, dict[str, Any]] = {f"{name} mlp": {"variant": name, "arch": "ml
 CASES |= {
     "batch norm in both": {"variant": "ns", "arch": "dcgan", "critic_norm": "batch", "size": 16},
     "modulated batch norm": {"variant": "r3", "arch": "dcgan", "generator_norm": "self", "size": 16},
+    "palette": {"variant": "gp", "arch": "dcgan", "palette": 3, "channels": 3, "size": 16},
     "batch norm of units": {"variant": "ns", "arch": "mlp", "critic_norm": "batch", "width": 64},
     "layer norm": {"variant": "gp", "arch": "dcgan", "critic_norm": "layer", "size": 16},
     "spectral norm": {"variant": "hinge", "arch": "dcgan", "size": 16},

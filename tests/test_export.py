@@ -35,6 +35,7 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
     "dcgan": {"width": 128, "variant": "ns"},  # so wide that training multiplies matrices between 8x8 and 4x4
     "dcgan-nearest": {"size": (48, 28), "upsample": "nearest", "channels": 1, "width": 16},
     "dcgan-blurred": {"size": (28, 16), "upsample": "blurred", "width": 16},
+    "dcgan-palette": {"size": 16, "palette": 3, "upsample": "blurred", "width": 16, **CLASSES},
     "dcgan-self": {"size": 32, "generator_norm": "self", "upsample": "nearest", "width": 16, **CLASSES},
     "dcgan-spectral": {"variant": "hinge", "width": 32, **CLASSES},
     "mlp": {"arch": "mlp", "size": (11, 7), "width": 16},
@@ -47,6 +48,7 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
 PLAIN = {"Conv", "ConvTranspose", "Gemm", "Resize", "BatchNormalization", "InstanceNormalization", "Relu", "LeakyRelu"}
 PLAIN |= {"Tanh", "Add", "Mul", "Reshape", "Pad", "Concat", "Gather", "Unsqueeze", "Squeeze", "AveragePool"}
 PLAIN |= {"ReduceSum", "Split"}
+MORE = {"resnet-64": {"GroupNormalization", "Shape"}, "dcgan-palette": {"Softmax", "Transpose", "MatMul"}}
 
 
 def make(folder: Path, **settings: Any) -> Path:
@@ -142,7 +144,7 @@ def test_onnx_runtime_draws_what_sample_draws_and_scores_what_the_critic_scores(
         nodes = [node.op_type for node in model.graph.node]
         kinds = set(nodes)
         assert nodes.count("Pad") <= 1  # around the image
-        assert kinds <= PLAIN | ({"GroupNormalization", "Shape"} if run == "resnet-64" else set()), kinds
+        assert kinds <= PLAIN | MORE.get(run, set()), kinds
         assert name == "c.onnx" or run[:2] != "r3" or "Resize" in kinds
     assert sorted(os.listdir()) == ["c.onnx", "drawn.npy", "g.onnx"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from wgan_cli import UsageError
 from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.networks import ARCHITECTURES, build_critic, build_generator, has_batch_norm, parameter_count
 from wgan_cli.networks.batch_norm import ModulatedBatchNorm2d
+from wgan_cli.networks.palette import Palette
 
 DCGAN_SHAPES = [(14, 1), (16, 3), (28, 1), (32, 3), (56, 2), (64, 3), (64, 4), (112, 1), (128, 5), (224, 3), (256, 1)]
 
@@ -101,6 +103,62 @@ def test_only_dcgan_takes_another_norm_in_its_generator(arch: str) -> None:
     assert config.generator_norm is None and origins["generator_norm"] == "not used"
     with pytest.raises(UsageError, match="--generator-norm self: arch .* choose another architecture"):
         resolve({"arch": arch, "generator_norm": "self"}, {"size": 32})
+
+
+@pytest.mark.parametrize("low", [None, torch.bfloat16])
+def test_a_palette_weighs_the_colours_of_each_image_by_its_masks(low: torch.dtype | None) -> None:
+    """By hand, pixel by pixel; under autocast too in float32."""
+    palette, z = Palette(5, 4, 3), torch.randn(2, 5)
+    masks = (3 * torch.randn(2, 4, 3, 6)).to(low or torch.float32)
+    colours = torch.tanh(z @ palette.colours.weight.T + palette.colours.bias).view(2, 4, 3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=low is not None):
+        images = palette(masks, z)
+    assert images.dtype == torch.float32 and images.shape == (2, 3, 3, 6)
+    weights = masks.double().exp()
+    for image in range(2):
+        for row, column in product(range(3), range(6)):
+            of_pixel = weights[image, :, row, column, None]
+            expected = (of_pixel * colours[image]).sum(0) / of_pixel.sum()
+            torch.testing.assert_close(images[image, :, row, column].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_area_of_one_mask_is_even_whatever_lies_under_it() -> None:
+    palette, z = Palette(5, 4, 3), torch.randn(2, 5)
+    masks = torch.randn(2, 4, 8, 8)
+    masks[:, 2] += 100
+    colours = torch.tanh(palette.colours(z)).view(2, 4, 3)
+    torch.testing.assert_close(palette(masks, z), colours[:, 2, :, None, None].expand(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("norm", ["batch", "self"])
+@pytest.mark.parametrize("classes", [(), ("cat", "dog")])
+def test_a_generator_with_a_palette_begins_with_colours_that_differ(classes: tuple[str, ...], norm: str) -> None:
+    torch.manual_seed(0)
+    labels = "folders" if classes else "none"
+    config = small(size=16, channels=3, palette=100, generator_norm=norm, classes=classes, labels=labels)
+    generator = build_generator(config)
+    (palette,) = (m for m in generator.modules() if isinstance(m, Palette))
+    assert palette.colours.in_features == (10 if classes else 5)  # the class's vector too
+    assert palette.colours.bias.std().item() == pytest.approx(0.5, rel=0.15)
+    assert palette.colours.weight.std().item() == pytest.approx(0.02, rel=0.15)
+    y = torch.tensor([0, 1, 0, 1]) if classes else None
+    images = generator(torch.randn(4, 5), y)
+    assert images.shape == (4, 3, 16, 16) and images.abs().max() <= 1
+    assert generator(torch.randn(4, 5), y).sub(images).abs().max() > 0
+
+
+@pytest.mark.parametrize("arch", sorted(set(ARCHITECTURES) - {"dcgan"}))
+def test_only_dcgan_takes_a_palette(arch: str) -> None:
+    config, origins = resolve({"arch": arch}, {"size": 32})
+    assert config.palette is None and origins["palette"] == "not used"
+    with pytest.raises(UsageError, match="--palette 3: arch .* mixes no colours; .* choose another architecture"):
+        resolve({"arch": arch, "palette": 3}, {"size": 32})
+
+
+@pytest.mark.parametrize(("colours", "why"), [(1, "0 or at least 2"), (-1, "must be")])
+def test_a_palette_of_one_colour_is_refused(colours: int, why: str) -> None:
+    with pytest.raises(UsageError, match=f"--palette {colours}: .*{why}"):
+        TrainConfig(palette=colours)
 
 
 def test_generator_norm_has_choices() -> None:

@@ -313,7 +313,7 @@ def test_upsample_has_choices() -> None:
 @pytest.mark.parametrize("arch", ["dcgan", "mlp"])
 def test_a_run_from_before_upsample_and_norms_goes_on_with_its_settings(arch: str) -> None:
     config, _ = resolve({"arch": arch}, {"size": 32})
-    newer = ("upsample", "generator_norm")
+    newer = ("upsample", "generator_norm", "palette")
     older = {name: value for name, value in config.as_dict().items() if name not in newer}
     assert differences(TrainConfig.from_dict(older), config) == []
 
@@ -331,6 +331,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("r3", {}),
     ("dcgan", {"upsample": "nearest"}),
     ("dcgan", {"upsample": "blurred", "steps": 5}),  # amid which the blur comes in
+    ("dcgan", {"upsample": "blurred", "steps": 5, "palette": 3}),
 ]
 
 

@@ -65,6 +65,7 @@ RANGES: Mapping[str, Range] = {
     "batch": Range(1),
     "micro_batch": Range(1),
     "latent": Range(1),
+    "palette": Range(0),
     "width": Range(1),
     "width_critic": Range(1),
     "n_critic": Range(1),
@@ -81,7 +82,7 @@ RANGES: Mapping[str, Range] = {
     "keep": Range(0),
     "sample_every": Range(1),
 }
-MAY_BE_NONE = ("width_critic", "micro_batch", "lr_critic", "clip", "gp_weight")
+MAY_BE_NONE = ("width_critic", "micro_batch", "lr_critic", "clip", "gp_weight", "palette")
 NO_FLAG = ("classes", "begun")  # settings that follow from the data and from the run
 BETA = Range(0.0, 1.0, high_open=True)
 WARM, WARM_EVERY = 25, 500  # generator steps, in the code of Arjovsky et al. 2017
@@ -94,7 +95,7 @@ def _fast(images: Mapping[str, Any], timed: bool) -> Mapping[str, Any]:
     """Beyond the papers: what reaches good samples soonest on two cores of a CPU (docs/speed.md)."""
     settings = {"latent": 16, "width": 24, "batch": 32, "lr": 1.5e-3, "n_critic": 1, "ema": 0.99}
     in_colour = {"generator_norm": "self", "upsample": "blurred", "batch": 16, "gp_weight": 1.0, "lr_decay": "cooldown"}
-    in_colour |= {"width": 40, "width_critic": 16}
+    in_colour |= {"width": 40, "width_critic": 16, "palette": 12}
     of_colour = in_colour if images["channels"] > 1 else {}
     steps = MOST_STEPS if timed and not _ends({**settings, **of_colour, **images}) else 10_000
     return {**settings, **of_colour, "steps": steps, "precision": "auto"}
@@ -155,6 +156,7 @@ class TrainConfig:
     augment: tuple[str, ...] | None = None  # of augment.OPERATIONS, in their order
     upsample: str | None = "transposed"  # how the dcgan's generator doubles a side
     generator_norm: str | None = "batch"  # of the dcgan's generator; self: scaled and shifted by the latent
+    palette: int | None = 0  # colours that the dcgan's generator mixes in each image; 0: any
     instance_noise: float = 0.0  # standard deviation at the first step, falling to 0 at the last
     ema: float = 0.0
     precision: str = "fp32"
@@ -227,6 +229,8 @@ class TrainConfig:
                 raise UsageError(f"{told}: choose from {', '.join(OPERATIONS)}, each once, with commas between")
             if not self.size:
                 raise UsageError(f"{told}: is for images, and these samples are points; leave the flag out")
+        if self.palette == 1:
+            raise UsageError("--palette 1: an image would be of one colour all over; must be 0 or at least 2")
         if 0 < self.critic_warmup < self.n_critic:
             raise UsageError(f"--critic-warmup {self.critic_warmup}: must be 0, or at least --n-critic {self.n_critic}")
         if reason := ARCHITECTURES[self.arch].refusal(*self.sides):
@@ -266,6 +270,7 @@ class TrainConfig:
             "holdout": 0.0,
             "upsample": "transposed" if dcgan else None,
             "generator_norm": "batch" if dcgan else None,
+            "palette": 0 if dcgan else None,
         }
         return cls(**{**older, **values, **tuples})
 
@@ -320,6 +325,7 @@ def resolve(
         "betas": None if optimizer == "adam" else f"optimizer {optimizer} has no betas",
         "upsample": None if arch == "dcgan" else f"arch {arch} has one way to double a side, if any",
         "generator_norm": None if arch == "dcgan" else f"arch {arch} has one norm in its generator, if any",
+        "palette": None if arch == "dcgan" else f"arch {arch} mixes no colours",
     }
     for name, reason in unused.items():
         if reason and name in given:

@@ -115,6 +115,12 @@ def _variants_text() -> str:
     type=click.Choice(UPSAMPLES),
     help="How the generator of a dcgan doubles a side; blurred: transposed, smoothed late.",
 )
+@setting(
+    "palette",
+    NETWORKS,
+    metavar="N",
+    help="Colours that a dcgan mixes each image of, its own; 0: any.",
+)
 @setting("ema", NETWORKS, help="Decay of the generator's averaged weights; 0 keeps none.")
 @setting("clip", LOSS, help="Critic weights stay in [-CLIP, CLIP].")
 @setting("gp_weight", LOSS, help="Weight of the gradient penalty.")

@@ -37,12 +37,15 @@ def generator(config: TrainConfig) -> Network:
     With --generator-norm self the latent scales and shifts each feature map after its batch norm (Chen et al. 2019,
     arXiv 1810.01365, equations 1 and 2, on top of the norm's own scale and shift, and with one linear layer where the
     paper has two): colour, which is one thing all over an image, needs no way through the convolutions.
+
+    With --palette the last layer makes masks, which say where each colour of the image is (`Palette`).
     """
     from torch import nn
 
     from .batch_norm import BatchNorm2d, ModulatedBatchNorm2d
     from .halving import Doubling
-    from .network import Modulated, Network
+    from .network import Network, OfLatent
+    from .palette import Palette
     from .resampling import BlurredDoubling, UpsampleConv
 
     double: type[nn.Module] = UpsampleConv if config.upsample == "nearest" else Doubling
@@ -54,9 +57,12 @@ def generator(config: TrainConfig) -> Network:
     layers: list[nn.Module] = [norm(maps[0]), nn.ReLU(inplace=True)]
     for maps_in, maps_out in pairwise(maps):
         layers += [double(maps_in, maps_out, bias=False), norm(maps_out), nn.ReLU(inplace=True)]
-    layers += [last(maps[-1], config.channels), nn.Tanh()]
+    if config.palette:
+        layers += [last(maps[-1], config.palette), Palette(config.latent, config.palette, config.channels)]
+    else:
+        layers += [last(maps[-1], config.channels), nn.Tanh()]
     first = nn.Unflatten(1, (maps[0], height, width))
-    kind = Modulated if modulates else Network
+    kind = OfLatent if modulates or config.palette else Network
     network = kind(project=project, grid=first, net=nn.Sequential(*layers), crop=margin(config.sides, -1))
     return network.apply(_initialise)
 
@@ -87,8 +93,11 @@ def _feature_maps(config: TrainConfig) -> list[int]:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Weights from N(0, 0.02), scales from N(1, 0.02), biases 0 (Radford et al. 2016, section 4, and their code)."""
+    """Weights from N(0, 0.02), scales from N(1, 0.02), biases 0 (Radford et al. 2016, section 4, and their code); of a
+    palette from N(0, 0.5)."""
     from torch import nn
+
+    from .palette import Palette
 
     if any(weight.is_meta for weight in module.parameters(recurse=False)):
         return  # to be loaded; a normal distribution on no memory would make torch import its compiler, a second's work
@@ -99,3 +108,5 @@ def _initialise(module: nn.Module) -> None:
     elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
+    elif isinstance(module, Palette):  # whose linear layer has come before: colours that differ
+        nn.init.normal_(module.colours.bias, 0.0, 0.5)

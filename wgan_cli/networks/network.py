@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from .batch_norm import ModulatedBatchNorm2d
 from .halving import Halving, transposed
+from .palette import Palette
 from .resampling import ConvMeanPool, Shrink
 
 
@@ -25,13 +26,13 @@ class Network(nn.Sequential):
         return super().forward(x)
 
 
-class Modulated(Network):
-    """A generator whose modulated norms see the latent beside the features."""
+class OfLatent(Network):
+    """A generator of which some layers see the latent beside the features."""
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         features = x
         for layer in [layer for part in self for layer in (part if isinstance(part, nn.Sequential) else [part])]:
-            features = layer(features, x) if isinstance(layer, ModulatedBatchNorm2d) else layer(features)
+            features = layer(features, x) if isinstance(layer, (ModulatedBatchNorm2d, Palette)) else layer(features)
         return features
 
 
