@@ -57,7 +57,7 @@ def test_a_preset_goes_by_the_images_as_they_are_trained_on() -> None:
     made_grey = resolve({"channels": 1}, {"size": 32, "channels": 3}, "fast")[0]
     assert (colour.generator_norm, made_grey.generator_norm) == ("self", "batch")
     assert (colour.width, colour.width_critic, made_grey.width, made_grey.width_critic) == (40, 16, 24, None)
-    assert (colour.palette, made_grey.palette) == (12, 0)
+    assert (colour.palette, made_grey.palette) == (8, 0)
     assert made_grey == resolve({}, {"size": 32, "channels": 1}, "fast")[0]
 
 

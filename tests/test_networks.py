@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -106,28 +107,27 @@ def test_only_dcgan_takes_another_norm_in_its_generator(arch: str) -> None:
 
 
 @pytest.mark.parametrize("low", [None, torch.bfloat16])
-def test_a_palette_weighs_the_colours_of_each_image_by_its_masks(low: torch.dtype | None) -> None:
+def test_a_palette_weighs_the_colours_of_image_and_pixel_by_the_masks(low: torch.dtype | None) -> None:
     """By hand, pixel by pixel; under autocast too in float32."""
-    palette, z = Palette(5, 4, 3), torch.randn(2, 5)
-    masks = (3 * torch.randn(2, 4, 3, 6)).to(low or torch.float32)
-    colours = torch.tanh(z @ palette.colours.weight.T + palette.colours.bias).view(2, 4, 3)
+    palette, z = Palette(nn.Identity(), 5, 4, 3), torch.randn(2, 5)
+    maps = (3 * torch.randn(2, 8, 3, 6)).to(low or torch.float32)
+    of_images = torch.tanh(z @ palette.colours.weight.T + palette.colours.bias).view(2, 4, 3)
     with torch.autocast("cpu", torch.bfloat16, enabled=low is not None):
-        images = palette(masks, z)
+        images = palette(maps, z)
     assert images.dtype == torch.float32 and images.shape == (2, 3, 3, 6)
-    weights = masks.double().exp()
-    for image in range(2):
-        for row, column in product(range(3), range(6)):
-            of_pixel = weights[image, :, row, column, None]
-            expected = (of_pixel * colours[image]).sum(0) / of_pixel.sum()
-            torch.testing.assert_close(images[image, :, row, column].double(), expected, rtol=1e-5, atol=1e-5)
+    for image, row, column in product(range(2), range(3), range(6)):
+        own, weights = torch.tanh(maps[image, :3, row, column].float()), maps[image, 3:, row, column].float().exp()
+        colours = torch.cat([own[None], of_images[image]])
+        expected = weights @ colours / weights.sum()
+        torch.testing.assert_close(images[image, :, row, column], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_area_of_one_mask_is_even_whatever_lies_under_it() -> None:
-    palette, z = Palette(5, 4, 3), torch.randn(2, 5)
-    masks = torch.randn(2, 4, 8, 8)
-    masks[:, 2] += 100
+    palette, z = Palette(nn.Identity(), 5, 4, 3), torch.randn(2, 5)
+    maps = torch.randn(2, 8, 8, 8)
+    maps[:, 6] += 100
     colours = torch.tanh(palette.colours(z)).view(2, 4, 3)
-    torch.testing.assert_close(palette(masks, z), colours[:, 2, :, None, None].expand(2, 3, 8, 8))
+    torch.testing.assert_close(palette(maps, z), colours[:, 2, :, None, None].expand(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("norm", ["batch", "self"])
@@ -141,6 +141,9 @@ def test_a_generator_with_a_palette_begins_with_colours_that_differ(classes: tup
     assert palette.colours.in_features == (10 if classes else 5)  # the class's vector too
     assert palette.colours.bias.std().item() == pytest.approx(0.5, rel=0.15)
     assert palette.colours.weight.std().item() == pytest.approx(0.02, rel=0.15)
+    bias = palette.layer.bias
+    assert isinstance(bias, torch.Tensor) and bias.nonzero().tolist() == [[3]]
+    assert bias[3:].softmax(0)[0].item() == pytest.approx(1 / (1 + math.exp(-2)))
     y = torch.tensor([0, 1, 0, 1]) if classes else None
     images = generator(torch.randn(4, 5), y)
     assert images.shape == (4, 3, 16, 16) and images.abs().max() <= 1
@@ -153,12 +156,6 @@ def test_only_dcgan_takes_a_palette(arch: str) -> None:
     assert config.palette is None and origins["palette"] == "not used"
     with pytest.raises(UsageError, match="--palette 3: arch .* mixes no colours; .* choose another architecture"):
         resolve({"arch": arch, "palette": 3}, {"size": 32})
-
-
-@pytest.mark.parametrize(("colours", "why"), [(1, "0 or at least 2"), (-1, "must be")])
-def test_a_palette_of_one_colour_is_refused(colours: int, why: str) -> None:
-    with pytest.raises(UsageError, match=f"--palette {colours}: .*{why}"):
-        TrainConfig(palette=colours)
 
 
 def test_generator_norm_has_choices() -> None:

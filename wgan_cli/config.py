@@ -95,7 +95,7 @@ def _fast(images: Mapping[str, Any], timed: bool) -> Mapping[str, Any]:
     """Beyond the papers: what reaches good samples soonest on two cores of a CPU (docs/speed.md)."""
     settings = {"latent": 16, "width": 24, "batch": 32, "lr": 1.5e-3, "n_critic": 1, "ema": 0.99}
     in_colour = {"generator_norm": "self", "upsample": "blurred", "batch": 16, "gp_weight": 1.0, "lr_decay": "cooldown"}
-    in_colour |= {"width": 40, "width_critic": 16, "palette": 12}
+    in_colour |= {"width": 40, "width_critic": 16, "palette": 8}
     of_colour = in_colour if images["channels"] > 1 else {}
     steps = MOST_STEPS if timed and not _ends({**settings, **of_colour, **images}) else 10_000
     return {**settings, **of_colour, "steps": steps, "precision": "auto"}
@@ -156,7 +156,7 @@ class TrainConfig:
     augment: tuple[str, ...] | None = None  # of augment.OPERATIONS, in their order
     upsample: str | None = "transposed"  # how the dcgan's generator doubles a side
     generator_norm: str | None = "batch"  # of the dcgan's generator; self: scaled and shifted by the latent
-    palette: int | None = 0  # colours that the dcgan's generator mixes in each image; 0: any
+    palette: int | None = 0  # colours of an image that the dcgan's generator mixes with a pixel's own
     instance_noise: float = 0.0  # standard deviation at the first step, falling to 0 at the last
     ema: float = 0.0
     precision: str = "fp32"
@@ -229,8 +229,6 @@ class TrainConfig:
                 raise UsageError(f"{told}: choose from {', '.join(OPERATIONS)}, each once, with commas between")
             if not self.size:
                 raise UsageError(f"{told}: is for images, and these samples are points; leave the flag out")
-        if self.palette == 1:
-            raise UsageError("--palette 1: an image would be of one colour all over; must be 0 or at least 2")
         if 0 < self.critic_warmup < self.n_critic:
             raise UsageError(f"--critic-warmup {self.critic_warmup}: must be 0, or at least --n-critic {self.n_critic}")
         if reason := ARCHITECTURES[self.arch].refusal(*self.sides):

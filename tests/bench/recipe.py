@@ -45,7 +45,7 @@ SETTINGS = (
         "--precision fp32", "--latent 128", "--n-critic 2", "--lr 7e-4", "--lr 3e-3", "--width 16", "--width 24",
         "--width 24 --width-critic 24", "--width 32", "--width 56", "--width-critic 40", "--batch 64", "--ema 0",
         "--gp-weight 0.3", "--gp-weight 10", "--lr-decay none", "--upsample nearest", "--upsample transposed",
-        "--palette 0", "--palette 8", "--palette 16",
+        "--palette 0", "--palette 4", "--palette 16",
     )),
 )  # fmt: skip
 FIGURES = ("frechet_distance", "kernel_distance", "coverage")  # in the features of each network

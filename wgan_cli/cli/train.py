@@ -119,7 +119,7 @@ def _variants_text() -> str:
     "palette",
     NETWORKS,
     metavar="N",
-    help="Colours that a dcgan mixes each image of, its own; 0: any.",
+    help="Colours of an image that a dcgan mixes with each pixel's own.",
 )
 @setting("ema", NETWORKS, help="Decay of the generator's averaged weights; 0 keeps none.")
 @setting("clip", LOSS, help="Critic weights stay in [-CLIP, CLIP].")

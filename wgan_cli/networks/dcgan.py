@@ -38,7 +38,7 @@ def generator(config: TrainConfig) -> Network:
     arXiv 1810.01365, equations 1 and 2, on top of the norm's own scale and shift, and with one linear layer where the
     paper has two): colour, which is one thing all over an image, needs no way through the convolutions.
 
-    With --palette the last layer makes masks, which say where each colour of the image is (`Palette`).
+    With --palette the last layer also says where in the image each of some colours of its own is (`Palette`).
     """
     from torch import nn
 
@@ -58,7 +58,8 @@ def generator(config: TrainConfig) -> Network:
     for maps_in, maps_out in pairwise(maps):
         layers += [double(maps_in, maps_out, bias=False), norm(maps_out), nn.ReLU(inplace=True)]
     if config.palette:
-        layers += [last(maps[-1], config.palette), Palette(config.latent, config.palette, config.channels)]
+        painted = last(maps[-1], config.channels + 1 + config.palette)
+        layers += [Palette(painted, config.latent, config.palette, config.channels)]
     else:
         layers += [last(maps[-1], config.channels), nn.Tanh()]
     first = nn.Unflatten(1, (maps[0], height, width))
@@ -93,8 +94,7 @@ def _feature_maps(config: TrainConfig) -> list[int]:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Weights from N(0, 0.02), scales from N(1, 0.02), biases 0 (Radford et al. 2016, section 4, and their code); of a
-    palette from N(0, 0.5)."""
+    """Weights from N(0, 0.02), scales from N(1, 0.02), biases 0 (Radford et al. 2016, section 4, and their code)."""
     from torch import nn
 
     from .palette import Palette
@@ -108,5 +108,5 @@ def _initialise(module: nn.Module) -> None:
     elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
-    elif isinstance(module, Palette):  # whose linear layer has come before: colours that differ
-        nn.init.normal_(module.colours.bias, 0.0, 0.5)
+    elif isinstance(module, Palette):
+        module.initialise()  # after its layers
