@@ -28,7 +28,8 @@ class Palette(nn.Module):
         maps = self.layer(features)
         with torch.autocast("cpu" if maps.is_meta else maps.device.type, enabled=False):
             exact = torch.promote_types(maps.dtype, torch.float32)
-            own, masks = maps.to(exact).flatten(2).split([self.channels, maps.shape[1] - self.channels], 1)
+            parts = maps.flatten(2).split([self.channels, maps.shape[1] - self.channels], 1)
+            own, masks = (part.to(exact) for part in parts)
             colours = torch.tanh(self.colours(latent.to(exact))).unflatten(1, (-1, self.channels))
             of_own, shares = masks.softmax(1).split([1, masks.shape[1] - 1], 1)
             return torch.addcmul(colours.transpose(1, 2) @ shares, torch.tanh(own), of_own).unflatten(2, maps.shape[2:])
