@@ -99,7 +99,7 @@ def _initialise(module: nn.Module) -> None:
 
     from .palette import Palette
 
-    if any(weight.is_meta for weight in module.parameters(recurse=False)):
+    if any(weight.is_meta for weight in module.parameters()):
         return  # to be loaded; a normal distribution on no memory would make torch import its compiler, a second's work
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)

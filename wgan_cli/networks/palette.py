@@ -36,9 +36,8 @@ class Palette(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Colours that differ, and 88 % of each pixel its own: shapes are learnt as without a palette."""
+        """Colours that differ, and 88 % of each pixel its own: of shared colours alone, shapes are learnt later."""
         bias, of_maps = self.colours.bias, self.layer.bias
         assert isinstance(of_maps, Tensor)
-        if not bias.is_meta:
-            nn.init.normal_(bias, 0.0, 0.5)
-            of_maps[self.channels] = 2 + math.log(len(bias) // self.channels)
+        nn.init.normal_(bias, 0.0, 0.5)
+        of_maps[self.channels] = 2 + math.log(len(bias) // self.channels)
