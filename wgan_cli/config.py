@@ -83,6 +83,11 @@ RANGES: Mapping[str, Range] = {
     "sample_every": Range(1),
 }
 MAY_BE_NONE = ("width_critic", "micro_batch", "lr_critic", "clip", "gp_weight", "palette")
+_OF_DCGAN = {  # settings of its generator, and why another architecture has none
+    "upsample": "has one way to double a side, if any",
+    "generator_norm": "has one norm in its generator, if any",
+    "palette": "mixes no colours",
+}
 NO_FLAG = ("classes", "begun")  # settings that follow from the data and from the run
 BETA = Range(0.0, 1.0, high_open=True)
 WARM, WARM_EVERY = 25, 500  # generator steps, in the code of Arjovsky et al. 2017
@@ -262,15 +267,9 @@ class TrainConfig:
             for k in ("size", "betas", "augment", "classes")
             if values.get(k) is not None and not isinstance(values[k], int)
         }
-        # Of runs from before there were these settings: none were held out, and a dcgan was DCGAN's.
-        dcgan = values.get("arch", "dcgan") == "dcgan"
-        older = {
-            "holdout": 0.0,
-            "upsample": "transposed" if dcgan else None,
-            "generator_norm": "batch" if dcgan else None,
-            "palette": 0 if dcgan else None,
-        }
-        return cls(**{**older, **values, **tuples})
+        # Of runs from before there were these settings: none were held out, and a dcgan was DCGAN's, as here.
+        unused = {} if values.get("arch", "dcgan") == "dcgan" else dict.fromkeys(_OF_DCGAN)
+        return cls(**{"holdout": 0.0, **unused, **values, **tuples})
 
 
 def resolve(
@@ -321,9 +320,7 @@ def resolve(
         "clip": None if record.constraint == "clip" else f"variant {variant} does not clip weights",
         "gp_weight": None if record.penalties else f"variant {variant} has no gradient penalty",
         "betas": None if optimizer == "adam" else f"optimizer {optimizer} has no betas",
-        "upsample": None if arch == "dcgan" else f"arch {arch} has one way to double a side, if any",
-        "generator_norm": None if arch == "dcgan" else f"arch {arch} has one norm in its generator, if any",
-        "palette": None if arch == "dcgan" else f"arch {arch} mixes no colours",
+        **{name: None if arch == "dcgan" else f"arch {arch} {why}" for name, why in _OF_DCGAN.items()},
     }
     for name, reason in unused.items():
         if reason and name in given:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .resampling import BlurredDoubling
 
 
 class Palette(nn.Module):
@@ -25,14 +28,19 @@ class Palette(nn.Module):
         self.channels = channels
 
     def forward(self, features: Tensor, latent: Tensor) -> Tensor:
-        maps = self.layer(features)
+        layer = self.layer
+        # A blurred layer's pixels are mixed in the order in which they come: of the colours there is less to move.
+        unshuffled = layer.unshuffled(features).unflatten(1, (-1, 4)) if isinstance(layer, BlurredDoubling) else None
+        maps = layer(features) if unshuffled is None else unshuffled
         with torch.autocast("cpu" if maps.is_meta else maps.device.type, enabled=False):
             exact = torch.promote_types(maps.dtype, torch.float32)
             parts = maps.flatten(2).split([self.channels, maps.shape[1] - self.channels], 1)
             own, masks = (part.to(exact) for part in parts)
             colours = torch.tanh(self.colours(latent.to(exact))).unflatten(1, (-1, self.channels))
             of_own, shares = masks.softmax(1).split([1, masks.shape[1] - 1], 1)
-            return torch.addcmul(colours.transpose(1, 2) @ shares, torch.tanh(own), of_own).unflatten(2, maps.shape[2:])
+            mixed = torch.addcmul(colours.transpose(1, 2) @ shares, torch.tanh(own), of_own)
+            image = mixed.unflatten(2, maps.shape[2:])
+            return image if unshuffled is None else F.pixel_shuffle(image.flatten(1, 2), 2)
 
     @torch.no_grad()
     def initialise(self) -> None:

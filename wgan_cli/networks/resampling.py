@@ -74,11 +74,14 @@ class BlurredDoubling(Doubling):
         return F.conv2d(self.weight.reshape(-1, 1, 4, 4), filters, padding=2).view(maps_in, maps_out, 6, 6)
 
     def forward(self, image: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return F.pixel_shuffle(self.unshuffled(image), 2)
+
+    def unshuffled(self, image: Tensor) -> Tensor:
+        """[B, O, h, w] -> [B, 4 C, h, w]: of each map, the pixels of each place in turn."""
         kernel, bias = self.kernel, None if self.bias is None else self.bias.repeat_interleave(4)
         maps_in, maps_out = kernel.shape[:2]
         places = kernel.view(maps_in, maps_out, 3, 2, 3, 2).flip(2, 4).permute(1, 3, 5, 0, 2, 4)
-        folded = places.reshape(4 * maps_out, maps_in, 3, 3)
-        return F.pixel_shuffle(F.conv2d(image, folded, bias, padding=1), 2)
+        return F.conv2d(image, places.reshape(4 * maps_out, maps_in, 3, 3), bias, padding=1)
 
 
 def _widened(weight: Tensor) -> Tensor:
