@@ -15,6 +15,7 @@ from wgan_cli.config import TrainConfig, resolve
 from wgan_cli.networks import ARCHITECTURES, build_critic, build_generator, has_batch_norm, parameter_count
 from wgan_cli.networks.batch_norm import ModulatedBatchNorm2d
 from wgan_cli.networks.palette import Palette
+from wgan_cli.networks.resampling import BlurredDoubling
 
 DCGAN_SHAPES = [(14, 1), (16, 3), (28, 1), (32, 3), (56, 2), (64, 3), (64, 4), (112, 1), (128, 5), (224, 3), (256, 1)]
 
@@ -128,6 +129,15 @@ def test_an_area_of_one_mask_is_even_whatever_lies_under_it() -> None:
     maps[:, 6] += 100
     colours = torch.tanh(palette.colours(z)).view(2, 4, 3)
     torch.testing.assert_close(palette(maps, z), colours[:, 2, :, None, None].expand(2, 3, 8, 8))
+
+
+def test_a_palette_mixes_the_pixels_of_a_blurred_layer_before_they_are_shuffled_to_the_same_images() -> None:
+    layer, z = BlurredDoubling(5, 8), torch.randn(2, 5)
+    layer.share.fill_(0.3)
+    before, after = Palette(layer, 5, 4, 3), Palette(nn.Identity(), 5, 4, 3)
+    after.colours = before.colours
+    features = torch.randn(2, 5, 3, 6)
+    torch.testing.assert_close(before(features, z), after(layer(features), z))
 
 
 @pytest.mark.parametrize("norm", ["batch", "self"])
