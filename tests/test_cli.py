@@ -264,10 +264,15 @@ def test_a_cpu_takes_the_fast_preset_unless_a_system_is_named(images: Path, monk
     assert settings("--data", images, "--preset", "paper")["n_critic"] == (5, "variant gp")
     done = call("train", "--data", images, *SETTINGS, "--lr", "1e-3", "-o", "run")
     first = done.err.splitlines()[0]
-    assert first.startswith("preset fast: ") and " --n-critic 1 " in first and "--lr " not in first
-    flags = shlex.split(first.removeprefix("preset fast: "))
+    photographs, drawings = "preset fast for photographs: ", "preset fast for drawings: "
+    assert first.startswith(photographs) and " --n-critic 1 " in first and "--lr " not in first
+    flags = shlex.split(first.removeprefix(photographs))
     again = call("train", "--data", images, *SETTINGS, "--preset", "paper", "--lr", "1e-3", *flags, "-o", "run")
     assert (again.code, again.out) == (0, b"run/ckpt.pt\n") and "nothing to do" in again.err  # the same settings
+    as_drawn = ("--upsample", "blurred", "--palette", "8")
+    call("train", "--data", images, *SETTINGS, *as_drawn, "--steps", "1", "-o", "drawn")
+    longer = call("train", "--data", images, *SETTINGS, "-o", "drawn")
+    assert longer.code == 0 and longer.err.startswith(drawings)  # as it was begun
 
 
 def test_each_setting_comes_from_the_nearest_place(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:

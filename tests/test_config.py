@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wgan_cli import UsageError
-from wgan_cli.cli.said import preset_for
+from wgan_cli.cli.said import drawn_as, preset_for
 from wgan_cli.config import MOST_STEPS, PRESETS, RANGES, TrainConfig, differences, resolve
 from wgan_cli.data.cache import auto_size
 from wgan_cli.networks.padding import padded_size
@@ -59,6 +59,9 @@ def test_a_preset_goes_by_the_images_as_they_are_trained_on() -> None:
     assert (colour.width, colour.width_critic, made_grey.width, made_grey.width_critic) == (40, 16, 24, None)
     assert (colour.palette, made_grey.palette) == (8, 0)
     assert made_grey == resolve({}, {"size": 32, "channels": 1}, "fast")[0]
+    photographs = resolve({}, {"size": 32, "channels": 3, "drawn": False}, "fast")[0]
+    assert photographs == replace(colour, upsample="nearest", palette=0)
+    assert resolve({"channels": 1}, {"size": 32, "drawn": False}, "fast")[0] == made_grey
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,18 @@ def test_a_run_goes_on_under_the_preset_that_it_was_begun_with(begun: str, devic
     usual = preset_for({}, facts, device)
     assert preset_for({"lr": 0.25}, facts, device, known) == usual  # under neither, and told of the usual one
     assert preset_for({"variant": "clip"}, facts, device, known) == "paper"
+
+
+@pytest.mark.parametrize("was", [True, False])
+def test_a_run_goes_on_with_the_settings_for_images_as_they_were(was: bool) -> None:
+    facts = {"size": 32, "channels": 3}
+    known = resolve({"lr": 0.5}, {**facts, "drawn": was}, "fast", "bf16")[0]
+    for now in (True, False):
+        found = {**facts, "drawn": now}
+        assert preset_for({"lr": 0.5}, found, "cuda", known) == "fast"
+        assert drawn_as(known, {"lr": 0.5}, found, "fast", False) == was
+        assert drawn_as(known, {"lr": 0.25}, found, "fast", False) is None
+        assert drawn_as(known, {"lr": 0.5}, found, "paper", False) is None
 
 
 @pytest.mark.parametrize("given", [{"variant": "clip"}, {"arch": "mlp"}])

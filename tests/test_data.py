@@ -263,7 +263,8 @@ def test_arrays_of_every_layout_and_type(tmp_path: Path, stored: str, layout: st
     array = np.ascontiguousarray(store(LAYOUTS[layout](images)))
     save: Callable[..., None] = np.save if suffix == ".npy" else np.savez_compressed
     save(tmp_path / f"x{suffix}", array)
-    assert probe(tmp_path / f"x{suffix}") == {"size": 16, "channels": channels}
+    in_colour = {"drawn": False} if channels > 1 else {}
+    assert probe(tmp_path / f"x{suffix}") == {"size": 16, "channels": channels} | in_colour
     np.testing.assert_array_equal(prepare(tmp_path / f"x{suffix}", 8, channels).rows, expected(images))
 
 
@@ -642,6 +643,37 @@ def test_the_channels_are_those_of_most_images(tmp_path: Path, modes: str, chann
         image.save(tmp_path / f"{number}.png")
     (tmp_path / "bad.png").write_bytes(b"")
     assert probe(tmp_path)["channels"] == channels
+
+
+@pytest.mark.parametrize("form", ["folder", "array"])
+@pytest.mark.parametrize(("step", "at", "drawn"), [(3, 6, True), (3, 7, False), (-3, 7, False), (2, 15, True)])
+def test_images_are_drawn_where_three_fifths_of_neighbours_are_alike(
+    tmp_path: Path, form: str, step: int, at: int, drawn: bool
+) -> None:
+    """In each of 15 pairs of a row a step of one colour, in `at` of them in the mean of two images."""
+    images = np.full((2, 16, 16, 3), 100, np.uint8)
+    for image, steps in zip(images, (at - 1, at + 1) if at < 15 else (at, at), strict=True):
+        image[:, 1 : steps + 1, 1] += np.cumsum(np.full(steps, step)).astype(np.uint8)
+        image[:, steps + 1 :, 1] = image[:, [steps], 1]
+    if form == "array":
+        np.save(tmp_path / "x.npy", images)
+    else:
+        (tmp_path / "x.npy").mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / "x.npy" / f"{number}.png")
+    assert probe(tmp_path / "x.npy") == {"size": 16, "channels": 3, "drawn": drawn}
+    assert probe(tmp_path / "x.npy")["drawn"] == drawn  # as noted
+
+
+def test_some_of_many_images_tell_whether_they_are_drawn(tmp_path: Path, opened: list[Any]) -> None:
+    """Some all over the data; one that cannot be read tells nothing."""
+    for number in range(80):
+        image = noise(1, 16, 16, 3)[0] if number % 2 else np.full((16, 16, 3), (9, 0, 0), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{number:02}.png")
+    whole = (tmp_path / "03.png").read_bytes()
+    (tmp_path / "03.png").write_bytes(whole[: len(whole) // 2])
+    assert not probe(tmp_path)["drawn"]
+    assert len(opened) == 80 + 1 + 27  # each for its header, the first for its colour, and each third
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,8 @@ def test_of_many_images_a_choice_is_ranked(trained: Path, monkeypatch: pytest.Mo
     [
         ({}, {}, "paper"),
         ({"width": 16, "lr": 0.00123456789}, {}, "fast"),
+        ({"lr": 0.00123456789}, {"drawn": False}, "fast"),
+        ({"upsample": "transposed"}, {"drawn": False}, "fast"),
         ({"variant": "clip", "arch": "mlp", "optimizer": "adam", "flip": True}, {"size": (96, 64)}, "paper"),
         ({"variant": "r3", "arch": "r3", "betas": (0.5, 0.9), "keep": 3}, {"channels": 1}, "paper"),
         ({"variant": "hinge", "arch": "resnet", "augment": ("color", "cutout")}, {"size": 32}, "paper"),

@@ -99,8 +99,9 @@ _OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"adam": {"betas": (0.9, 
 def _fast(images: Mapping[str, Any], timed: bool) -> Mapping[str, Any]:
     """Beyond the papers: what reaches good samples soonest on two cores of a CPU (docs/speed.md)."""
     settings = {"latent": 16, "width": 24, "batch": 32, "lr": 1.5e-3, "n_critic": 1, "ema": 0.99}
-    in_colour = {"generator_norm": "self", "upsample": "blurred", "batch": 16, "gp_weight": 1.0, "lr_decay": "cooldown"}
-    in_colour |= {"width": 40, "width_critic": 16, "palette": 8}
+    in_colour = {"generator_norm": "self", "batch": 16, "gp_weight": 1.0, "lr_decay": "cooldown"}
+    in_colour |= {"width": 40, "width_critic": 16}
+    in_colour |= {"upsample": "blurred", "palette": 8} if images.get("drawn", True) else {"upsample": "nearest"}
     of_colour = in_colour if images["channels"] > 1 else {}
     steps = MOST_STEPS if timed and not _ends({**settings, **of_colour, **images}) else 10_000
     return {**settings, **of_colour, "steps": steps, "precision": "auto"}
@@ -115,7 +116,7 @@ def _ends(settings: Mapping[str, Any]) -> bool:
     )
 
 
-# What a preset sets for images of `size` and `channels`, and for a run with a limit of time.
+# What a preset sets for images of `size` and `channels`, `drawn` or not, and for a run with a limit of time.
 PRESETS: Mapping[str, Callable[[Mapping[str, Any], bool], Mapping[str, Any]]] = {
     "paper": lambda images, timed: {},
     "fast": _fast,
@@ -281,7 +282,8 @@ def resolve(
 ) -> tuple[TrainConfig, dict[str, str]]:
     """The config of a run, and for each setting where its value comes from.
 
-    given: the settings that the user chose. facts: those that follow from the data, unless chosen.
+    given: the settings that the user chose. facts: those that follow from the data, unless chosen; and whether the
+    images are `drawn`, as `probe` says, which a preset goes by.
     native_precision: what `auto` means on this machine. timed: the run has a limit of time.
     Precedence: given, the data (of points architecture and latent too), the preset, the architecture, the variant's
     paper, the optimizer, TrainConfig's defaults.
@@ -305,7 +307,7 @@ def resolve(
         (f"variant {variant}", paper),
         (f"arch {arch}", ARCHITECTURES[arch].DEFAULTS),
         (f"preset {preset}", PRESETS[preset]({**general, **facts, **given}, timed)),
-        ("data", {**facts, **points}),
+        ("data", {**{name: value for name, value in facts.items() if name != "drawn"}, **points}),
         ("given", given),
     ]
     values: dict[str, Any] = {}

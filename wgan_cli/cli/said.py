@@ -29,22 +29,32 @@ def preset_for(
     """The preset of a run that names none. Who names a variant or an architecture means its paper. A run that goes on,
     which was begun as `known`, has the one that it was begun with, on a machine of another kind too."""
     fast = device == "cpu" and facts.get("size") != 0 and not given.keys() & FAST_FOR.keys()
-    usual, other = ("fast", "paper") if fast else ("paper", "fast")
-    if known:
+    presets = ("fast", "paper") if fast else ("paper", "fast")
+    begun = known and [name for name in presets if drawn_as(known, given, facts, name, timed) is not None]
+    return begun[0] if begun else presets[0]
+
+
+def drawn_as(
+    known: TrainConfig, given: Mapping[str, Any], facts: Mapping[str, Any], preset: str, timed: bool
+) -> bool | None:
+    """Whether a run was begun as `known` with the preset's settings for images that are drawn; None: with neither's."""
+    drawn = facts.get("drawn", True)
+    for kind in (drawn, not drawn):
         with suppress(UsageError):
-            new = [resolve(given, facts, preset, known.precision, timed)[0] for preset in (usual, other)]
-            return other if differences(known, new[0]) and not differences(known, new[1]) else usual
-    return usual
+            if not differences(known, resolve(given, {**facts, "drawn": kind}, preset, known.precision, timed)[0]):
+                return kind
+    return None
 
 
-def chosen(preset: str, config: TrainConfig, origins: dict[str, str]) -> str:
-    """What the preset has set, as flags."""
+def chosen(preset: str, config: TrainConfig, origins: dict[str, str], drawn: bool | None = None) -> str:
+    """What the preset has set, as flags. drawn: the images, where it went by that."""
     if preset == "paper":
         return f"preset paper: the settings of {config.record.paper}"
     names = [name for name in origins if origins[name] == f"preset {preset}"]
     by_time = "steps" in names and config.by_time
     flags = [f"{flag(name)} {plain(getattr(config, name))}" for name in names if not (by_time and name == "steps")]
-    return f"preset {preset}: {' '.join(flags)}{', and as many steps as the time gives' if by_time else ''}"
+    kind = "" if drawn is None else f" for {'drawings' if drawn else 'photographs'}"
+    return f"preset {preset}{kind}: {' '.join(flags)}{', and as many steps as the time gives' if by_time else ''}"
 
 
 def fast_command(data: str, settings: Mapping[str, Any], facts: Mapping[str, Any], count: int) -> str:

@@ -36,7 +36,7 @@ from ..files import check_writable, lock
 from ..signals import Stop
 from ..variants import VARIANTS
 from .options import any_path, betas, command, device_option, null_option, option, seconds, setting, size, within
-from .said import chosen, fast_command, preset_for, print_settings, to_go_on
+from .said import chosen, drawn_as, fast_command, preset_for, print_settings, to_go_on
 
 DATA, NETWORKS, LOSS, OPTIMIZER, RUN, OUTPUT = "Data", "Networks", "Loss", "Optimizer", "Run", "Output"  # headings
 
@@ -255,7 +255,8 @@ def train(
             with first_on_machine("looking", ctx.obj.notice):
                 if config.labels != "none":
                     facts["classes"], labels = read_labels(source, config.labels)
-                if not (source.items and {"size", "channels"} <= given.keys()):
+                fast = (preset or preset_for(given, facts, where.type)) == "fast"  # and goes by what colours show
+                if (fast and given.get("channels") != 1) or not (source.items and {"size", "channels"} <= given.keys()):
                     facts |= probe(source, console, *(() if dry_run else (stop.reason,)))
 
             from ..memory import enough
@@ -266,8 +267,10 @@ def train(
             known = None if force or here.size > 1 else config_of(out)
             native, timed = known.precision if known else native_precision(where), time_limit is not None
             preset = preset or preset_for(given, facts, where.type, known, timed)
+            if known and (begun_drawn := drawn_as(known, given, facts, preset, timed)) is not None:
+                facts["drawn"] = begun_drawn
             config, origins = resolve(given, facts, preset, native, timed)
-            said = chosen(preset, config, origins)
+            said = chosen(preset, config, origins, facts.get("drawn") if config.channels > 1 else None)
 
             if dry_run:  # writes nothing, so what stands in its way comes last
                 print_settings(ctx, config, origins, as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import product
 from typing import Any
 
 from ..config import FAST_FOR, NO_FLAG, PRESETS, TrainConfig, flag, resolve
@@ -27,11 +28,12 @@ def origins(config: TrainConfig) -> tuple[str, dict[str, tuple[str, Any]]]:
 
     A value that equals the default may have been given all the same. What follows from the data counts as theirs.
     """
-    facts = {name: getattr(config, name) for name in _FROM_DATA}
-    any_size = {**facts, "size": config.size and 64}  # one that no architecture refuses
+    of_data = {name: getattr(config, name) for name in _FROM_DATA}
     found = []
     found_for = {"variant": config.variant, "arch": config.arch}
-    for preset in PRESETS if found_for == FAST_FOR else ("paper",):
+    for preset, drawn in product(PRESETS if found_for == FAST_FOR else ("paper",), (True, False)):
+        facts = {**of_data, "drawn": drawn}
+        any_size = {**facts, "size": config.size and 64}  # one that no architecture refuses
         given: dict[str, Any] = {}
         for name in ("variant", "arch", "optimizer"):  # on which other defaults depend
             if getattr(resolve(given, any_size, preset)[0], name) != getattr(config, name):
@@ -59,6 +61,7 @@ def command(config: TrainConfig) -> list[str]:
     parts = [["wgan", "train"], ["--data", "DATA"], ["--preset", preset]]
     # With the data, or with the machine.
     varying = ["precision"] if preset == "fast" else []
+    varying += ["upsample", "palette"] if preset == "fast" and config.channels > 1 else []
     varying += ["size"] if config.size else []
     varying += ["channels"] if config.size and config.channels in (1, 3, 4) else []
     for name, (origin, _) in table.items():
