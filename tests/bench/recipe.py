@@ -46,6 +46,7 @@ SETTINGS = (
         "--width 24 --width-critic 24", "--width 32", "--width 56", "--width-critic 40", "--batch 64", "--ema 0",
         "--gp-weight 0.3", "--gp-weight 10", "--lr-decay none", "--upsample nearest", "--upsample transposed",
         "--palette 0", "--palette 4", "--palette 16",
+        "--palette 0 --upsample nearest", "--palette 8 --upsample blurred",  # as photographs, as drawings
     )),
 )  # fmt: skip
 FIGURES = ("frechet_distance", "kernel_distance", "coverage")  # in the features of each network
