@@ -255,7 +255,7 @@ def train(
             with first_on_machine("looking", ctx.obj.notice):
                 if config.labels != "none":
                     facts["classes"], labels = read_labels(source, config.labels)
-                fast = (preset or preset_for(given, facts, where.type)) == "fast"  # which goes by what images in colour show
+                fast = (preset or preset_for(given, facts, where.type)) == "fast"  # which goes by what colours show
                 if (fast and given.get("channels") != 1) or not (source.items and {"size", "channels"} <= given.keys()):
                     facts |= probe(source, console, *(() if dry_run else (stop.reason,)))
 
