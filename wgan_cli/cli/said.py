@@ -30,8 +30,8 @@ def preset_for(
     which was begun as `known`, has the one that it was begun with, on a machine of another kind too."""
     fast = device == "cpu" and facts.get("size") != 0 and not given.keys() & FAST_FOR.keys()
     presets = ("fast", "paper") if fast else ("paper", "fast")
-    begun = known and [name for name in presets if drawn_as(known, given, facts, name, timed) is not None]
-    return begun[0] if begun else presets[0]
+    begun = (name for name in presets if known and drawn_as(known, given, facts, name, timed) is not None)
+    return next(begun, presets[0])
 
 
 def drawn_as(

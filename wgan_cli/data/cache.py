@@ -53,7 +53,7 @@ def probe(source: Source, console: Console, should_stop: Callable[[], Reason | N
         return _facts(size, channels, images)
     note = cache_folder() / f"{source.key}.{CACHE_VERSION}.look.json"
     facts = _note(note) or {}
-    if "said" not in facts or ("drawn" in facts) != (facts["channels"] > 1):  # of before one was told of the other
+    if "said" not in facts or ("drawn" in facts) != (facts["channels"] > 1):  # of before it told of `drawn`
         with _caching(), replacing(note) as file:  # a cache that cannot be written is found before images are read
             facts, lasts, reason = _look_at_images(source, facts, console, should_stop)
             file.write(json.dumps(facts if lasts else {}).encode())
@@ -113,13 +113,13 @@ def _look_at_images(
         else:
             channels, said = 1, "the images are grey in every pixel, so one channel is taken: --channels 3 takes three"
     size = auto_size(statistics.median(s.side for s in looks))
-    some = good[:: math.ceil(len(good) / LOOKED_AT)] if channels > 1 else []
+    some = good[:: math.ceil(len(good) / LOOKED_AT)]
     read = partial(read_file, size=(size, size), channels=channels, fit="crop")
     return {**_facts(size, channels, (image for _, image in read_images(some, read))), "said": said}, _last(seen), None
 
 
 def _facts(size: int, channels: int, images: Iterable[Read | BadFile]) -> dict[str, int]:
-    """What `probe` tells, by some of the images at that size."""
+    """What `probe` tells, by some of the images at that size, which are read in colour alone."""
     if channels == 1:
         return {"size": size, "channels": channels}
     shares = []

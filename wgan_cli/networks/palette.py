@@ -29,9 +29,10 @@ class Palette(nn.Module):
 
     def forward(self, features: Tensor, latent: Tensor) -> Tensor:
         layer = self.layer
-        # A blurred layer's pixels are mixed in the order in which they come: of the colours there is less to move.
-        unshuffled = layer.unshuffled(features).unflatten(1, (-1, 4)) if isinstance(layer, BlurredDoubling) else None
-        maps = layer(features) if unshuffled is None else unshuffled
+        if isinstance(layer, BlurredDoubling):  # its pixels in the order in which they come: less is moved once mixed
+            maps = layer.unshuffled(features).unflatten(1, (-1, 4))
+        else:
+            maps = layer(features)
         with torch.autocast("cpu" if maps.is_meta else maps.device.type, enabled=False):
             exact = torch.promote_types(maps.dtype, torch.float32)
             parts = maps.flatten(2).split([self.channels, maps.shape[1] - self.channels], 1)
@@ -40,7 +41,7 @@ class Palette(nn.Module):
             of_own, shares = masks.softmax(1).split([1, masks.shape[1] - 1], 1)
             mixed = torch.addcmul(colours.transpose(1, 2) @ shares, torch.tanh(own), of_own)
             image = mixed.unflatten(2, maps.shape[2:])
-            return image if unshuffled is None else F.pixel_shuffle(image.flatten(1, 2), 2)
+            return F.pixel_shuffle(image.flatten(1, 2), 2) if maps.dim() == 5 else image
 
     @torch.no_grad()
     def initialise(self) -> None:
