@@ -73,7 +73,9 @@ def main() -> None:
     parser.add_argument("-o", "--out")
     asked = parser.parse_args()
     if bool(asked.out) == bool(asked.present):
-        parser.error("-o, or --present")
+        parser.error("give either -o or --present")
+    if asked.present and len(asked.data) > 1:
+        parser.error("--present is for one --data")
     torch.manual_seed(0)
     keep_freed_memory()
     as_they_are = asked.classes or asked.attributes or asked.present
@@ -84,9 +86,7 @@ def main() -> None:
         return
     if asked.classes or asked.attributes:
         told = [classes(path) if asked.classes else attributes(path)[:2] for path in asked.data]
-        heads = nn.ModuleList(nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, sum(counts))) for _, counts in told)
-        loss = partial(attributes_loss, network, heads, sets, told)
-        train(network, heads, loss, asked.steps)
+        learn(network, sets, told, asked.steps)
     else:
         head = nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, FEATURES), nn.ReLU(), nn.Linear(FEATURES, 64))
         train(network, head, partial(contrastive_loss, network, head, sets, torch.cat(sets)), asked.steps)
@@ -120,6 +120,13 @@ def attributes(path: str) -> tuple[Tensor, list[int], list[list[str]]]:
     return torch.tensor(columns).T, [*map(len, names)], names
 
 
+def learn(network: Features, sets: list[Tensor], told: list[tuple[Tensor, list[int]]], steps: int) -> nn.ModuleList:
+    """Train the network to tell the attributes of each set; its head for each: features -> scores of all values."""
+    heads = nn.ModuleList(nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, sum(counts))) for _, counts in told)
+    train(network, heads, partial(attributes_loss, network, heads, sets, told), steps)
+    return heads
+
+
 def train(network: Features, head: nn.Module, loss_of: Callable[[int], Tensor], steps: int) -> None:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam([*network.parameters(), *head.parameters()], RATE)
@@ -150,15 +157,13 @@ def attributes_loss(
 def present(network: Features, path: str, rows: Tensor, runs: list[str], steps: int) -> None:
     numbers, counts, names = attributes(path)
     others = torch.arange(len(rows)) % 5 == 0
-    heads = nn.ModuleList([nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, sum(counts)))])
-    learnt = [rows[~others]], [(numbers[~others], counts)]
-    train(network, heads, partial(attributes_loss, network, heads, *learnt), steps)
+    (head,) = learn(network, [rows[~others]], [(numbers[~others], counts)], steps)
     network.eval()
 
     @torch.no_grad()
     def found(images: Tensor) -> Tensor:
         """The value of each attribute that the network sees [N, A]."""
-        scores = torch.cat([heads[0](network(part)) for part in images.split(BATCH)])
+        scores = torch.cat([head(network(part.expand(-1, 3, -1, -1))) for part in images.split(BATCH)])
         return torch.stack([of.argmax(1) for of in scores.split(counts, dim=1)], 1)
 
     def share(of: Tensor, k: int, value: int) -> float:
@@ -175,10 +180,10 @@ def present(network: Features, path: str, rows: Tensor, runs: list[str], steps: 
         latents = torch.randn(PRESENT, config.latent, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             of_run = found(torch.cat([generator(part) for part in latents.split(BATCH)]))
-        told = [(names[k][value], share(of_run, k, value), share(seen, k, value)) for k, value in well]
-        seldom = [f"{name} {here:.3f} ({there:.3f})" for name, here, there in told if 2 * here < there]
-        there = sum(here > 0 for _, here, _ in told)
-        print(f"{run}: {there} of {len(well)} values; seldom {', '.join(seldom) or 'none'}", flush=True)
+        shares = [(names[k][value], share(of_run, k, value), share(seen, k, value)) for k, value in well]
+        seldom = [f"{name} {here:.3f} ({usual:.3f})" for name, here, usual in shares if 2 * here < usual]
+        found_at_all = sum(here > 0 for _, here, _ in shares)
+        print(f"{run}: {found_at_all} of {len(well)} values; seldom {', '.join(seldom) or 'none'}", flush=True)
 
 
 def contrastive_loss(network: Features, head: nn.Module, sets: list[Tensor], together: Tensor, step: int) -> Tensor:
